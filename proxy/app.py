@@ -1,0 +1,284 @@
+"""Builds everything from Settings, and owns start, reload and stop."""
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import ssl
+import sys
+from collections.abc import Callable
+from hashlib import blake2b
+from importlib.metadata import version
+from itertools import count
+from urllib.parse import urlsplit
+
+import uvloop
+
+from proxy.admin.server import AdminServer
+from proxy.edges.clock import Clock
+from proxy.edges.connection import Limits, Shared
+from proxy.edges.journal import AccessLog
+from proxy.edges.listener import Listener
+from proxy.edges.memory import Memory
+from proxy.edges.origin import HttpOrigin, Spawn, client_tls
+from proxy.flow.answers import Answers
+from proxy.flow.background import Background
+from proxy.flow.breaker import Breaker
+from proxy.flow.exchange import Exchange
+from proxy.flow.fill import Fill
+from proxy.flow.flights import FlightMemory, Flights
+from proxy.flow.invalidation import InvalidationLog
+from proxy.flow.site import Lane, Site, Upstream
+from proxy.rules.message import Reason
+from proxy.rules.routes import Route
+from proxy.settings import ConfigError, ServerTls, Settings
+from proxy.settings import Upstream as UpstreamSettings
+
+_log = logging.getLogger("readthrough")
+
+_POLL = 0.05  # seconds between looks while draining
+_CERTIFICATE_POLL = 2.0  # seconds between looks at the certificate files
+
+
+def run(settings: Settings, reload: Callable[[], Settings]) -> int:
+    """Serve until told to stop; returns the exit code. `reload` reads the configuration again."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings, reload))
+
+
+async def _serve(settings: Settings, reload: Callable[[], Settings]) -> int:
+    try:
+        app = App(settings)
+    except ValueError as error:  # a certificate of an upstream's that cannot be used
+        _log.error("cannot start: %s", error)
+        return 1
+    stop, rush = asyncio.Event(), asyncio.Event()
+
+    def on_stop(*, delayed: bool) -> None:
+        if stop.is_set() or not delayed:
+            rush.set()  # Ctrl-C has nobody to wait for; a second signal means now
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, lambda: on_stop(delayed=True))
+    loop.add_signal_handler(signal.SIGINT, lambda: on_stop(delayed=False))
+    loop.add_signal_handler(signal.SIGHUP, lambda: app.background.spawn(app.reload(reload), "reload"))
+    try:
+        await app.start()
+    except OSError as error:
+        _log.error("cannot listen: %s", error.strerror or error)
+        await app.close()
+        return 1
+    await stop.wait()
+    return await app.stop(rush)
+
+
+class App:
+    """One running instance."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.clock = Clock()
+        self.background = Background()
+        self.log = InvalidationLog(epoch=os.urandom(8).hex())
+        self.memory = Memory(settings.memory_max_size, self.log)
+        self.flights = Flights(self.log, FlightMemory(settings.limits.flight_memory))
+        self.journal = AccessLog(sys.stdout.fileno()) if settings.access_log else None
+        fill = Fill(self.memory, self.log, self.flights, self.background, self.clock)
+        answers = Answers(self.clock, self.journal, _request_ids())
+        self._upstreams: dict[UpstreamSettings, Upstream] = {}
+        self.exchange = Exchange(self._site(settings), self.memory, self.log, self.flights, fill, answers, self.clock)
+        self.shared = Shared(
+            self.exchange.begin,
+            self.background.spawn,
+            self.clock.now,
+            _limits(settings),
+            settings.trusted_proxies,
+            self._refused,
+        )
+        self.listener = Listener(self.shared)
+        self._serving = False
+        self.admin = AdminServer(lambda: self._serving)
+        self._tls: ssl.SSLContext | None = None
+        self._tls_stamp: tuple[float, ...] = ()
+
+    async def start(self) -> None:
+        """Listen. Raises OSError where an address is taken or a certificate cannot be read."""
+        settings = self.settings
+        _raise_file_limit(settings)
+        if settings.tls is not None:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._load_certificate(settings.tls)
+        await self.admin.listen(settings.admin.listen.host, settings.admin.listen.port)
+        port = await self.listener.listen(settings.listen.host, settings.listen.port, self._tls)
+        self._serving = True
+        scheme = "https" if self._tls else "http"
+        _log.info(
+            "readthrough %s serves %s://%s:%d", version("readthrough"), scheme, _shown(settings.listen.host), port
+        )
+        _log.info("health is at http://%s:%d/readyz", _shown(settings.admin.listen.host), settings.admin.listen.port)
+
+    async def reload(self, read: Callable[[], Settings]) -> None:
+        """Take up a new configuration, or keep the old one and say why."""
+        try:
+            fresh = read()
+            site = self._site(fresh)
+        except ConfigError as error:
+            _log.error("configuration not reloaded, the old one stays:\n%s", "\n".join(map(str, error.errors)))
+            return
+        except (OSError, ValueError) as error:
+            _log.error("configuration not reloaded, the old one stays: %s", error)
+            return
+        for name, old, new in (
+            ("listen", self.settings.listen, fresh.listen),
+            ("admin.listen", self.settings.admin.listen, fresh.admin.listen),
+            ("tls", self.settings.tls, fresh.tls),
+            ("access_log", self.settings.access_log, fresh.access_log),
+            ("limits.flight_memory", self.settings.limits.flight_memory, fresh.limits.flight_memory),
+        ):
+            if old != new:
+                _log.warning("%s cannot change while running: restart for it", name)
+        self.settings = fresh
+        self.exchange.site = site
+        self.memory.resize(fresh.memory_max_size)
+        self.shared.limits, self.shared.trusted = _limits(fresh), fresh.trusted_proxies
+        _log.info("configuration reloaded")
+        await self._retire(set(self._upstreams) - set(fresh.upstreams.values()))
+
+    async def stop(self, rush: asyncio.Event) -> int:
+        """Drain and end: 0, or 1 where work had to be cut. `rush` cuts the wait short."""
+        shutdown = self.settings.shutdown
+        self._serving = False
+        self.shared.draining = True
+        if not rush.is_set() and shutdown.delay:
+            _log.info("not ready any more; serving for another %g s", shutdown.delay)
+            await _either(rush, shutdown.delay)
+        rush.clear()
+        self.listener.stop_accepting()
+        end = self.clock.now() + shutdown.timeout
+        while (self.shared.connections or len(self.background)) and self.clock.now() < end and not rush.is_set():
+            await _either(rush, _POLL)
+        cut = len(self.shared.connections)
+        await self.close()
+        if cut:
+            _log.warning("%d connections were cut", cut)
+        return 1 if cut else 0
+
+    async def close(self) -> None:
+        """Let go of everything, at once."""
+        self.listener.close()
+        await self.background.drain(within=0.0)
+        for upstream in self._upstreams.values():
+            await upstream.origin.close()
+        await self.admin.close()
+        if self.journal is not None:
+            self.journal.close()
+
+    def _site(self, settings: Settings) -> Site:
+        """Routes and upstreams; an upstream that did not change keeps its connections and its breaker."""
+        timeout, spawn = settings.limits.body_timeout, self.background.spawn
+        made = {u: self._upstreams.get(u) or _upstream(u, timeout, spawn) for u in settings.upstreams.values()}
+        self._upstreams.update(made)
+        lanes = {}
+        for route in settings.routes:
+            upstream = settings.upstreams[route.upstream]
+            lanes[route.name] = Lane(route, made[upstream], _fingerprint(route, upstream))
+        return Site(settings.routes, lanes)
+
+    async def _retire(self, gone: set[UpstreamSettings]) -> None:
+        """Close upstreams that nothing is routed to any more, once the last answer is through."""
+        for settings in gone:
+            upstream = self._upstreams.pop(settings)
+            await upstream.origin.retire()
+
+    def _refused(self, peer: str, status: int, reason: Reason) -> None:
+        if self.journal is not None:
+            self.journal.refused(self.clock.wall(), peer, status, reason)
+
+    def _load_certificate(self, tls: ServerTls) -> None:
+        """Read the certificate, and again whenever its files change: new connections get the new one."""
+        stamp = (tls.certificate.stat().st_mtime, tls.key.stat().st_mtime)
+        if stamp != self._tls_stamp and self._tls is not None:
+            self._tls.load_cert_chain(tls.certificate, tls.key)
+            if self._tls_stamp:
+                _log.info("certificate read again")
+            self._tls_stamp = stamp
+        asyncio.get_running_loop().call_later(_CERTIFICATE_POLL, self._watch_certificate, tls)
+
+    def _watch_certificate(self, tls: ServerTls) -> None:
+        try:
+            self._load_certificate(tls)
+        except (OSError, ssl.SSLError) as error:  # half written, most likely: the old one stays for now
+            _log.warning("certificate not read again: %s", error)
+            asyncio.get_running_loop().call_later(_CERTIFICATE_POLL, self._watch_certificate, tls)
+
+
+async def _either(event: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return
+
+
+def _upstream(settings: UpstreamSettings, body_timeout: float, spawn: Spawn) -> Upstream:
+    tls = settings.tls
+    context = None
+    if settings.url.startswith("https:"):
+        files = (tls.ca, tls.certificate, tls.key) if tls else (None, None, None)
+        context = client_tls(*[None if f is None else str(f) for f in files])
+    origin = HttpOrigin(
+        settings.url,
+        connect_timeout=settings.connect_timeout,
+        timeout=settings.timeout,
+        max_connections=settings.max_connections,
+        ssl=context,
+        server_name=tls.server_name if tls else None,
+        body_timeout=body_timeout,
+        spawn=spawn,
+    )
+    breaker = Breaker(settings.breaker.failures, settings.breaker.open)
+    return Upstream(settings.name, urlsplit(settings.url).netloc, settings.preserve_host, origin, breaker)
+
+
+def _fingerprint(route: Route, upstream: UpstreamSettings) -> str:
+    """Marks what is stored under this policy and from this upstream."""
+    return blake2b(f"{route.policy.fingerprint()} {upstream.url}".encode(), digest_size=8).hexdigest()
+
+
+def _limits(settings: Settings) -> Limits:
+    limits = settings.limits
+    return Limits(
+        max_header_bytes=limits.max_header_bytes,
+        max_headers=limits.max_headers,
+        header_timeout=limits.header_timeout,
+        body_timeout=limits.body_timeout,
+        write_timeout=limits.write_timeout,
+        idle_timeout=limits.idle_timeout,
+        max_connections=limits.max_connections,
+    )
+
+
+def _raise_file_limit(settings: Settings) -> None:
+    """Every connection is an open file: lift the soft limit to what is configured, or say it is too low."""
+    needed = settings.limits.max_connections + sum(u.max_connections for u in settings.upstreams.values()) + 64
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    ceiling = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
+    if ceiling < needed:
+        _log.warning(
+            "only %d files may be open where the configured connections need %d: raise ulimit -n", ceiling, needed
+        )
+
+
+def _request_ids() -> Callable[[], str]:
+    """Ids that no other process makes: random, then counting."""
+    prefix, numbers = os.urandom(6).hex(), count(1)
+    return lambda: f"{prefix}-{next(numbers):x}"
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

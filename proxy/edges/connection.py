@@ -1,0 +1,481 @@
+"""One HTTP/1.1 server connection.
+
+Requests on a connection are answered strictly in order: the next head is not even looked at
+before the answer to the one before is complete and the client has read most of it. So a
+pipelined POST is done before the GET behind it is looked up, and a client that does not read
+holds one answer in memory and no more. A fresh hit never leaves `data_received`.
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any, Final, cast
+
+from proxy.flow.inbound import Inbound
+from proxy.flow.ports import Client, ClientError, OriginError, Tunnel
+from proxy.rules.message import Reason, Request
+from proxy.rules.report import TITLES, problem
+from proxy.rules.wire import ChunkedReader, Refused, head_bytes, parse_request, refuse_early
+
+HIGH_WATER: Final = 64 << 10  # bytes waiting in either direction before that side is paused
+LINGER: Final = 2.0  # seconds a client gets to read a refusal before the connection is cut
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close sends RST
+
+Pending = Coroutine[Any, Any, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one connection; sizes in bytes, times in seconds."""
+
+    max_header_bytes: int
+    max_headers: int
+    header_timeout: float
+    body_timeout: float
+    write_timeout: float
+    idle_timeout: float
+    max_connections: int
+
+
+@dataclass(slots=True)
+class Counters:
+    """Plain integers, read when somebody asks."""
+
+    accepted: int = 0
+    refused_full: int = 0
+    requests: int = 0
+    refused: int = 0
+    timed_out: int = 0
+
+
+class _Phase(Enum):
+    """What a connection is waiting for: each has its deadline and its way to end."""
+
+    IDLE = auto()
+    HEAD = auto()
+    BODY = auto()
+    BUSY = auto()
+    TUNNEL = auto()
+    LINGER = auto()
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all connections of a process share.
+
+    `begin` answers a request or returns the work that will, `spawn` runs that work. `draining`:
+    every answer says `Connection: close`.
+    """
+
+    begin: Callable[[Request, Client], Pending | None]
+    spawn: Callable[[Pending, str], asyncio.Task[None]]
+    now: Callable[[], float]
+    limits: Limits
+    trusted: Sequence[IPv4Network | IPv6Network] = ()
+    on_refusal: Callable[[str, int, Reason], None] | None = None
+    counters: Counters = field(default_factory=Counters)
+    connections: "set[Connection]" = field(default_factory=set)
+    draining: bool = False
+
+    def is_trusted(self, peer: str) -> bool:
+        """Whether an address lies in the trusted networks."""
+        return bool(self.trusted) and any(ip_address(peer) in network for network in self.trusted)
+
+
+class Connection(asyncio.Protocol):
+    """One client connection; implements `flow.ports.Client` for the exchange it is in."""
+
+    def __init__(self, shared: Shared, scheme: str) -> None:
+        self._shared, self._scheme = shared, scheme
+        self._buffer = bytearray()
+        self._phase, self._deadline = _Phase.IDLE, 0.0
+        self._request: Request | None = None  # of the exchange under way
+        self._inbound: Inbound | None = None
+        self._chunked: ChunkedReader | None = None
+        self._left = 0  # bytes of a Content-Length body still to come
+        self._task: asyncio.Task[None] | None = None
+        self._started = self._keep = self._chunked_out = self._asked_for_body = False
+        self._reading_paused = self._writing_paused = self._eof = False
+        self._drained: asyncio.Future[None] | None = None
+        self._written = 0  # bytes handed to the transport
+        self._progress, self._progress_at = 0, 0.0
+        self.peer, self.trusted, self.sent = "", False, 0
+
+    # -- the transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count it, and refuse it where there are too many."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without inheriting from it
+        shared = self._shared
+        peername = self._transport.get_extra_info("peername")
+        self.peer = str(peername[0]) if peername else ""
+        self.trusted = shared.is_trusted(self.peer)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        shared.connections.add(self)
+        shared.counters.accepted += 1
+        self._wait(_Phase.IDLE, shared.limits.header_timeout)
+        if len(shared.connections) > shared.limits.max_connections:
+            shared.counters.refused_full += 1
+            self._refuse(Refused(503, Reason.OVERLOADED, ""))
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Take down what waits for this client."""
+        self._shared.connections.discard(self)
+        self._phase = _Phase.LINGER
+        if self._inbound is not None:
+            self._inbound.end("the client left")
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_exception(ClientError("the client left"))
+        if self._task is not None:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self._phase is _Phase.LINGER:
+            return
+        self._buffer += data
+        if self._inbound is not None and not self._inbound.done:
+            self._take_body()
+        self._advance()
+        self.flow_inbound()
+
+    def eof_received(self) -> bool:
+        """A client may close its sending side and still wait for its answer."""
+        self._eof = True
+        inbound = self._inbound
+        if inbound is not None and not inbound.done and self._phase is not _Phase.LINGER:
+            if self._phase is _Phase.TUNNEL:
+                inbound.end()
+            else:
+                inbound.end("the client closed in mid-body")
+                self._refuse_or_abort(Refused(400, Reason.MALFORMED, "The request body is shorter than it says."))
+        # TLS has no half-open connections.
+        unanswered = self._request is not None or (self._writing_paused and bool(self._buffer))
+        return unanswered and self._scheme == "http"
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as is written."""
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._writing_paused = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._advance()
+
+    # -- requests in
+
+    def _advance(self) -> None:
+        """Answer what is complete, in order, as long as nothing has to wait."""
+        while self._buffer and self._request is None and not self._writing_paused and self._phase is not _Phase.LINGER:
+            if not self._next_request():
+                break
+        if self._phase is _Phase.LINGER or self._request is not None or self._writing_paused:
+            return
+        if self._eof:
+            self._finish_writing()
+        elif self._reading_paused:
+            self.flow_inbound()
+
+    def _next_request(self) -> bool:
+        """Take one head off the buffer and begin its exchange; False where it is not complete."""
+        buffer, limits = self._buffer, self._shared.limits
+        if buffer.startswith(b"\r\n"):
+            del buffer[:2]  # RFC 9112 section 2.2: one empty line before a request is ignored
+        end = buffer.find(b"\r\n\r\n", 0, limits.max_header_bytes)
+        try:
+            if end < 0:
+                refuse_early(buffer, limits.max_header_bytes)
+                if self._phase is not _Phase.HEAD:
+                    self._wait(_Phase.HEAD, limits.header_timeout)
+                return False
+            raw = bytes(buffer[: end + 4])
+            del buffer[: end + 4]
+            request = parse_request(raw, self._scheme, trusted=self.trusted, max_headers=limits.max_headers)
+        except Refused as refused:
+            self._refuse(refused)
+            return False
+        self._begin(request)
+        return True
+
+    def _begin(self, request: Request) -> None:
+        self._request = request
+        self._keep = request.keep_alive and not self._shared.draining
+        self._started, self.sent = False, 0
+        self._phase = _Phase.BUSY
+        self._shared.counters.requests += 1
+        if request.length != 0:
+            self._inbound = Inbound(self.body_wanted, self.flow_inbound)
+            self._left = request.length or 0
+            self._chunked = ChunkedReader() if request.length is None else None
+            if not self._take_body():
+                return
+        pending = self._shared.begin(request, self)
+        if pending is not None:
+            self._task = self._shared.spawn(pending, "exchange")
+            self._task.add_done_callback(self._exchange_over)
+
+    def _exchange_over(self, task: asyncio.Task[None]) -> None:
+        """The work for a request has ended. One that answered is no longer ours: the next request may
+        even have begun before this is called.
+        """
+        if task is not self._task:
+            self._advance()
+            return
+        self._task = None
+        if self._phase is _Phase.LINGER:
+            return
+        if task.cancelled() or self._started or self._transport.is_closing():
+            self.abort()
+        else:  # a bug of ours, logged by whoever ran the task
+            self._refuse(Refused(500, Reason.INTERNAL, ""))
+
+    def _take_body(self) -> bool:
+        """Move body bytes from the buffer to whoever reads them; False where they are refused."""
+        inbound = self._inbound
+        if inbound is None or not self._buffer:
+            return True
+        if self._phase is _Phase.BODY:
+            self._wait(_Phase.BODY, self._shared.limits.body_timeout)
+        if self._phase is _Phase.TUNNEL:
+            inbound.feed(bytes(self._buffer))
+            self._buffer.clear()
+        elif self._chunked is not None:
+            try:
+                for piece in self._chunked.feed(self._buffer):
+                    inbound.feed(piece)
+            except Refused as refused:
+                inbound.end(refused.detail)
+                self._refuse_or_abort(refused)
+                return False
+            if self._chunked.done:
+                inbound.end()
+        else:
+            piece = bytes(self._buffer[: self._left])
+            del self._buffer[: len(piece)]
+            self._left -= len(piece)
+            inbound.feed(piece)
+            if not self._left:
+                inbound.end()
+        return True
+
+    def body_wanted(self) -> None:
+        """The reader of the body waits for the client: its clock runs, and a client that waits to be asked is."""
+        if self._phase is _Phase.TUNNEL:
+            return
+        self._wait(_Phase.BODY, self._shared.limits.body_timeout)
+        request = self._request
+        if request is not None and request.expects_continue and not self._started and not self._asked_for_body:
+            self._asked_for_body = True
+            self._put(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def flow_inbound(self) -> None:
+        """Stop reading while more waits than is wanted; go on when it is used up."""
+        waiting = len(self._buffer) + (self._inbound.size if self._inbound is not None else 0)
+        full = waiting > HIGH_WATER and self._phase not in (_Phase.HEAD, _Phase.LINGER)
+        if full != self._reading_paused and not self._eof and not self._transport.is_closing():
+            self._reading_paused = full
+            if full:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    # -- answers out: flow.ports.Client
+
+    def send(self, head: bytes, body: Sequence[bytes]) -> None:
+        """A whole answer in one write."""
+        self._open(head, length=0, close=False, body=body)
+        self._close_answer()
+
+    def start(self, head: bytes, *, length: int | None, close: bool = False) -> None:
+        """The head of an answer whose body follows."""
+        self._open(head, length=length, close=close, body=())
+
+    def _open(self, head: bytes, *, length: int | None, close: bool, body: Sequence[bytes]) -> None:
+        request = self._request
+        assert request is not None  # noqa: S101 - exchanges answer once, while they last
+        bodiless = request.method == "HEAD" or head[9:12] in (b"204", b"304") or head[9:10] == b"1"
+        self._chunked_out = length is None and not close and not request.http10 and not bodiless
+        if self._inbound is not None and not self._inbound.done:
+            self._keep = False  # what is left of the body cannot be told from a next request
+        if (length is None and not self._chunked_out and not bodiless) or self._shared.draining:
+            self._keep = False
+        connection = b"" if self._keep else b"Connection: close\r\n"
+        if self._keep and request.http10:
+            connection = b"Connection: keep-alive\r\n"
+        coding = b"Transfer-Encoding: chunked\r\n" if self._chunked_out else b""
+        self._started = True
+        self.sent = sum(map(len, body))
+        self._put(b"".join((head, coding, connection, b"\r\n", *body)))
+
+    async def write(self, data: bytes) -> None:
+        """Some body; waits while the client has not read what was sent before."""
+        if self._transport.is_closing():
+            raise ClientError("the client left")
+        if not data:
+            return
+        self.sent += len(data)
+        if self._chunked_out:
+            size = b"%x\r\n" % len(data)
+            self._written += len(size) + len(data) + 2
+            self._transport.writelines((size, data, b"\r\n"))
+        else:
+            self._put(data)
+        if self._writing_paused:
+            self._drained = asyncio.get_running_loop().create_future()
+            try:
+                await self._drained
+            finally:
+                self._drained = None
+
+    def finish(self) -> None:
+        """The answer is complete."""
+        if self._chunked_out:
+            self._put(b"0\r\n\r\n")
+        self._close_answer()
+
+    def _close_answer(self) -> None:
+        self._request = self._task = None
+        inbound = self._inbound
+        self._inbound = self._chunked = None
+        self._asked_for_body = False
+        if self._keep:
+            self._wait(_Phase.IDLE, self._shared.limits.idle_timeout)
+            if self._reading_paused:
+                self.flow_inbound()
+        elif inbound is not None and not inbound.done:
+            self._linger()
+        else:
+            self._finish_writing()
+
+    def abort(self) -> None:
+        """Cut the connection with a reset: a close could pass for the end of the body."""
+        self._phase = _Phase.LINGER
+        raw = self._transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):  # the kernel may have closed it already
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._transport.abort()
+
+    def body(self) -> AsyncIterator[bytes]:
+        """The request's body."""
+        assert self._inbound is not None  # noqa: S101 - asked only where the request has one
+        return self._inbound
+
+    async def tunnel(self, head: bytes, upstream: Tunnel) -> None:
+        """Answer 101, then carry bytes both ways until either side ends."""
+        self._keep = False
+        self._started = True
+        self._phase = _Phase.TUNNEL
+        self._inbound = Inbound(self.body_wanted, self.flow_inbound)
+        self._put(head + b"\r\n")
+        self._take_body()
+
+        async def outward() -> None:
+            while data := await upstream.read():
+                await self.write(data)
+
+        async def inward(inbound: Inbound) -> None:
+            async for data in inbound:
+                await upstream.write(data)
+
+        cut = False
+        try:
+            async with asyncio.TaskGroup() as both:
+                ways = [both.create_task(outward()), both.create_task(inward(self._inbound))]
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                for way in ways:
+                    way.cancel()
+        except* (ClientError, OriginError):
+            cut = True
+        if cut:
+            self.abort()
+            raise ClientError("the tunnel was cut")
+        self._inbound.end()
+        self.finish()
+
+    def _put(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._written += len(data)
+            self._transport.write(data)
+
+    # -- endings
+
+    def _refuse_or_abort(self, refused: Refused) -> None:
+        """A body that turned out malformed: say so if there is still room to."""
+        if self._started:
+            self.abort()
+            return
+        self._refuse(refused)
+        if self._task is not None:
+            self._task.cancel()
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer with an error of our own and close."""
+        headers, body = problem(refused.status, refused.reason, refused.detail)
+        head = head_bytes(refused.status, TITLES[refused.status], (*headers, *refused.headers, ("Connection", "close")))
+        self._shared.counters.refused += 1
+        self._request = None
+        self._put(head + b"\r\n" + body)
+        if self._shared.on_refusal is not None:
+            self._shared.on_refusal(self.peer, refused.status, refused.reason)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close our side and read on for a moment: closing with unread bytes would send a reset,
+        which can destroy the answer on its way (RFC 9112 section 9.6).
+        """
+        self._buffer.clear()
+        self._wait(_Phase.LINGER, LINGER)
+        if self._transport.can_write_eof() and not self._eof:
+            self._transport.write_eof()
+            if self._reading_paused:
+                self._reading_paused = False
+                self._transport.resume_reading()
+        else:
+            self._transport.close()
+
+    def _finish_writing(self) -> None:
+        """Close when what was written is read; the write deadline still counts."""
+        self._phase, self._deadline = _Phase.LINGER, float("inf")
+        self._transport.close()
+
+    def close_if_idle(self) -> None:
+        """Close if no request is under way."""
+        if self._phase is _Phase.IDLE and not self._buffer:
+            self._finish_writing()
+
+    def _wait(self, phase: _Phase, seconds: float) -> None:
+        self._phase, self._deadline = phase, self._shared.now() + seconds
+
+    def check(self, now: float) -> None:
+        """Enforce the deadlines."""
+        pending = self._transport.get_write_buffer_size()
+        progress = self._written - pending
+        if not pending or progress != self._progress:
+            self._progress, self._progress_at = progress, now
+        elif now - self._progress_at > self._shared.limits.write_timeout:
+            self._shared.counters.timed_out += 1
+            self.abort()
+            return
+        if now < self._deadline or self._phase in (_Phase.BUSY, _Phase.TUNNEL):
+            return
+        match self._phase:
+            case _Phase.IDLE:
+                self._finish_writing()
+            case _Phase.HEAD:
+                self._shared.counters.timed_out += 1
+                self._refuse(Refused(408, Reason.REQUEST_TIMEOUT, "The request head did not arrive in time."))
+            case _Phase.BODY if self._inbound is not None and self._inbound.waiting:
+                self._shared.counters.timed_out += 1
+                self._inbound.end("the client stalled")
+                self._refuse_or_abort(Refused(408, Reason.REQUEST_TIMEOUT, "The request body did not arrive in time."))
+            case _Phase.LINGER:
+                self._transport.abort()
+            case _:
+                pass

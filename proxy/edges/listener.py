@@ -1,0 +1,50 @@
+"""The data listener: accepts connections and watches their deadlines with one timer for all."""
+
+import asyncio
+import ssl
+from typing import Final
+
+from proxy.edges.connection import Connection, Shared
+
+SWEEP: Final = 0.5  # seconds between two looks at the deadlines
+
+
+class Listener:
+    """The listening sockets. `shared` is what their connections have in common."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self._servers: list[asyncio.Server] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Accept connections; returns the port. Raises OSError where the address is taken."""
+        loop = asyncio.get_running_loop()
+        scheme = "https" if tls else "http"
+        server = await loop.create_server(lambda: Connection(self.shared, scheme), host, port, ssl=tls, backlog=4096)
+        self._servers.append(server)
+        if self._timer is None:
+            self._sweep()
+        bound: int = server.sockets[0].getsockname()[1]
+        return bound
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets and every connection that waits for nothing."""
+        self.shared.draining = True
+        for server in self._servers:
+            server.close()
+        for connection in list(self.shared.connections):
+            connection.close_if_idle()
+
+    def close(self) -> None:
+        """Cut what is left."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for connection in list(self.shared.connections):
+            connection.abort()
+
+    def _sweep(self) -> None:
+        now = self.shared.now()
+        for connection in list(self.shared.connections):
+            connection.check(now)
+        self._timer = asyncio.get_running_loop().call_later(SWEEP, self._sweep)

@@ -1,0 +1,147 @@
+"""Writing an answer to the client, and noting how it came to be."""
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Final
+
+from proxy.flow.ports import Client, Clock, Journal, OriginError, Outcome, Tunnel
+from proxy.flow.site import Visit
+from proxy.rules.message import Entry, Head, Headers, Reason, Request
+from proxy.rules.ranges import Span
+from proxy.rules.report import TITLES, Account, problem
+from proxy.rules.respond import Reply, from_arrival, from_entry
+from proxy.rules.wire import head_bytes
+
+AT_ONCE: Final = 256 << 10  # bytes; larger stored bodies are written piece by piece, at the client's pace
+
+Pending = Coroutine[Any, Any, None]
+
+
+class Answers:
+    """Every answer of the data listener leaves through here, once, and is noted once."""
+
+    def __init__(self, clock: Clock, journal: Journal | None, request_ids: Callable[[], str]) -> None:
+        self._clock, self._journal, self.request_ids = clock, journal, request_ids
+
+    def serve(self, visit: Visit, entry: Entry, account: Account) -> Pending | None:
+        """Answer from an entry: at once, or as work to run where the body is large."""
+        reply = from_entry(visit.request, entry, self._clock.now(), self._account(visit, account))
+        if reply.length is not None and reply.length > AT_ONCE and reply.body:
+            return self._write(visit, reply, _pieces(reply.body), account)
+        visit.client.send(reply.head, reply.body)
+        self.note(visit, reply.status, account)
+        return None
+
+    async def relay(
+        self,
+        visit: Visit,
+        head: Head,
+        length: int | None,
+        body: AsyncIterator[bytes],
+        account: Account,
+        *,
+        whole: bool,
+        close: bool,
+    ) -> None:
+        """Answer with what is arriving; see `from_arrival`. `close`: only its connection ends the body."""
+        reply = from_arrival(
+            visit.request,
+            head,
+            length,
+            self._clock.wall(),
+            visit.lane.policy,
+            self._account(visit, account),
+            whole=whole,
+        )
+        if reply.span is not None:
+            body = _slice(body, reply.span)
+        elif reply.status != head.status or visit.request.method == "HEAD":
+            body = _pieces(())
+        await self._write(visit, reply, body, account, close=close and reply.status == head.status)
+
+    async def _write(
+        self, visit: Visit, reply: Reply, body: AsyncIterator[bytes], account: Account, *, close: bool = False
+    ) -> None:
+        client = visit.client
+        client.start(reply.head, length=reply.length, close=close)
+        try:
+            async for chunk in body:
+                await client.write(chunk)
+        except OriginError as error:
+            # The head is out: all that is left is to make sure nobody takes this for a whole answer.
+            client.abort()
+            self.note(visit, reply.status, Account(error.reason, fwd=account.fwd), complete=False)
+            return
+        client.finish()
+        self.note(visit, reply.status, account)
+
+    async def tunnel(self, visit: Visit, head: Head, upstream: Tunnel, account: Account) -> None:
+        """Hand the connection over after the upstream's 101 (RFC 9110 section 15.2.2)."""
+        try:
+            await visit.client.tunnel(head_bytes(head.status, head.reason, head.headers), upstream)
+        finally:
+            upstream.close()
+        self.note(visit, head.status, account)
+
+    def error(self, visit: Visit, status: int, account: Account) -> None:
+        """An error of our own on a cached route."""
+        headers, body = problem(status, account.reason)
+        head = head_bytes(status, TITLES.get(status, "Error"), (*headers, *self._account(visit, account)))
+        visit.client.send(head, () if visit.request.method == "HEAD" else (body,))
+        self.note(visit, status, account)
+
+    def unrouted(
+        self, request: Request, client: Client, status: int, reason: Reason, extra: Headers, now: float
+    ) -> None:
+        """An error for a request that no route takes."""
+        headers, body = problem(status, reason)
+        client.send(head_bytes(status, TITLES[status], (*headers, *extra)), () if request.method == "HEAD" else (body,))
+        request_id = request.fields.get("x-request-id", "")
+        self._record(request, client, None, request_id, status, Account(reason), now, complete=True)
+
+    def note(self, visit: Visit, status: int, account: Account, *, complete: bool = True) -> None:
+        """Tell the journal how it ended."""
+        route = visit.lane.route.name
+        self._record(
+            visit.request, visit.client, route, visit.request_id, status, account, visit.now, complete=complete
+        )
+
+    def _record(
+        self,
+        request: Request,
+        client: Client,
+        route: str | None,
+        request_id: str,
+        status: int,
+        account: Account,
+        began: float,
+        *,
+        complete: bool,
+    ) -> None:
+        if self._journal is None:
+            return
+        wall, seconds = self._clock.wall(), self._clock.now() - began
+        self._journal.record(
+            Outcome(wall, client.peer, request, request_id, route, status, account, client.sent, seconds, complete)
+        )
+
+    def _account(self, visit: Visit, account: Account) -> Headers:
+        lane = visit.lane
+        return account.headers(x_cache=lane.route.x_cache) if lane.policy.enabled else ()
+
+
+async def _pieces(body: tuple[bytes, ...]) -> AsyncIterator[bytes]:
+    for piece in body:
+        for at in range(0, len(piece), AT_ONCE):
+            yield piece[at : at + AT_ONCE]
+
+
+async def _slice(body: AsyncIterator[bytes], span: Span) -> AsyncIterator[bytes]:
+    """The span of a body as it passes; what comes behind it is not waited for."""
+    at = 0
+    async for chunk in body:
+        begin, end = max(span.first - at, 0), min(span.last + 1 - at, len(chunk))
+        if begin < end:
+            yield chunk[begin:end]
+        at += len(chunk)
+        if at > span.last:
+            return

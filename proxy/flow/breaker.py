@@ -1,0 +1,39 @@
+"""A circuit breaker: after so many failures in a row an upstream is left alone for a while."""
+
+
+class Breaker:
+    """Closed, open, or half-open with one probe out. `open_for` is in seconds."""
+
+    __slots__ = ("_failures", "_limit", "_open_for", "_open_until", "_probing", "opened")
+
+    def __init__(self, failures: int, open_for: float) -> None:
+        self._limit, self._open_for = failures, open_for
+        self._failures = 0
+        self._open_until: float | None = None
+        self._probing = False
+        self.opened = 0  # times it opened, for the counters
+
+    def admits(self, now: float) -> bool:
+        """Whether a call may go; when the time is up one is let through to see."""
+        if self._open_until is None:
+            return True
+        if now < self._open_until or self._probing:
+            return False
+        self._probing = True
+        return True
+
+    def succeeded(self) -> None:
+        """The upstream answered, whatever the status."""
+        self._failures, self._open_until, self._probing = 0, None, False
+
+    def failed(self, now: float) -> None:
+        """The upstream could not be reached or did not answer."""
+        self._failures += 1
+        if self._probing or self._failures >= self._limit:
+            self.opened += self._open_until is None
+            self._open_until = now + self._open_for
+        self._probing = False
+
+    def abandoned(self) -> None:
+        """The call ended without a verdict; the next one probes."""
+        self._probing = False

@@ -1,0 +1,102 @@
+"""One request, top to bottom: route it, key it, look it up, decide, answer."""
+
+from typing import assert_never
+
+from proxy.flow.answers import Answers, Pending
+from proxy.flow.fill import Fill
+from proxy.flow.flights import Flights
+from proxy.flow.invalidation import InvalidationLog
+from proxy.flow.ports import Client, Clock, Store
+from proxy.flow.relay import Relay
+from proxy.flow.site import Site, Visit
+from proxy.rules.keys import key_of, url_of
+from proxy.rules.lookup import Fetch, Refuse, Serve, has_credentials, on_failure, on_request
+from proxy.rules.message import Entry, Reason, Request
+from proxy.rules.report import Account
+from proxy.rules.routes import Routed, Unrouted, route
+
+
+class Exchange:
+    """Answers requests. What can be answered now is, without a task; the rest comes back as work to run."""
+
+    def __init__(
+        self,
+        site: Site,
+        store: Store,
+        log: InvalidationLog,
+        flights: Flights,
+        fill: Fill,
+        answers: Answers,
+        clock: Clock,
+    ) -> None:
+        self.site = site  # a reload puts another in its place
+        self._store, self._log, self._flights = store, log, flights
+        self._fill, self._answers, self._clock = fill, answers, clock
+        self._relay = Relay(store, log, flights, fill, answers, clock)
+
+    def begin(self, request: Request, client: Client) -> Pending | None:
+        """Answer now, or return what must wait for the upstream or a slow reader."""
+        now = self._clock.now()
+        routed = route(self.site.routes, request.host, request.path, request.method)
+        if isinstance(routed, Unrouted):
+            self._unrouted(request, client, routed, now)
+            return None
+        visit = self._visit(routed, request, client, now)
+        entry = self._stored(visit)
+        held = entry is None and self._store.holds(visit.key)
+        plan = on_request(request, entry, visit.lane.policy, now, held=held, roll=self._clock.roll())
+        match plan:
+            case Serve():
+                if plan.refresh:
+                    self._fill.refresh(visit, plan.entry)
+                return self._serve(visit, plan)
+            case Refuse(status, reason):
+                self._answers.error(visit, status, Account(reason))
+                return None
+            case Fetch():
+                stale = self._stale_after_failure(visit, plan)
+                return self._serve(visit, stale) if stale is not None else self._relay.fetch(visit, plan)
+            case _:
+                assert_never(plan)
+
+    def _visit(self, routed: Routed, request: Request, client: Client, now: float) -> Visit:
+        lane = self.site.lanes[routed.route.name]
+        rule = lane.policy.key
+        url = url_of(request.scheme, request.host, request.target, rule)
+        key = key_of(request, url, rule)
+        return Visit(
+            request=request,
+            client=client,
+            site=self.site,
+            lane=lane,
+            key=key,
+            url=url,
+            shelf=f"{key}\n*" if has_credentials(request.fields) else key,
+            tags=tuple([tag.format_map(routed.captures) for tag in lane.policy.tags]),
+            request_id=request.fields.get("x-request-id") or self._answers.request_ids(),
+            now=now,
+            seen=self._log.n,
+        )
+
+    def _stored(self, visit: Visit) -> Entry | None:
+        if not visit.lane.policy.enabled:
+            return None
+        entry = self._store.find(visit.key, visit.request)
+        # Stored under another policy is not what the operator wants now.
+        return entry if entry is not None and entry.policy == visit.lane.fingerprint else None
+
+    def _stale_after_failure(self, visit: Visit, plan: Fetch) -> Serve | None:
+        """A stale answer at once where the upstream failed for this key a moment ago."""
+        failed = self._flights.failed.until(visit.shelf)
+        return None if failed is None or visit.now >= failed else on_failure(plan.base, visit.now, lost=True)
+
+    def _serve(self, visit: Visit, plan: Serve) -> Pending | None:
+        ttl = int((plan.entry.fresh_until - visit.now) // 1)
+        return self._answers.serve(visit, plan.entry, Account(plan.reason, ttl=ttl))
+
+    def _unrouted(self, request: Request, client: Client, found: Unrouted, now: float) -> None:
+        if found.allow:
+            allow = (("Allow", ", ".join(found.allow)),)
+            self._answers.unrouted(request, client, 405, Reason.METHOD, allow, now)
+        else:
+            self._answers.unrouted(request, client, 404, Reason.NO_ROUTE, (), now)

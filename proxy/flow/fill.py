@@ -1,0 +1,227 @@
+"""Fetch, admit, store: what a flight does, and what every call upstream has in common."""
+
+from dataclasses import replace
+from typing import Final, assert_never
+
+from proxy.flow.background import Background
+from proxy.flow.flights import (
+    FAILED_SECONDS,
+    UNSHAREABLE_SECONDS,
+    Failed,
+    Flight,
+    Flights,
+    Landed,
+    Streaming,
+)
+from proxy.flow.invalidation import InvalidationLog, Kind
+from proxy.flow.ports import Answer, Call, Clock, OriginError, Store
+from proxy.flow.site import Visit
+from proxy.rules import admit
+from proxy.rules.admit import Fetched, Freshen, Pass, UseStale, complete, on_head, on_response
+from proxy.rules.forward import forwarded_headers
+from proxy.rules.keys import same_origin_target
+from proxy.rules.lookup import SAFE_METHODS
+from proxy.rules.message import Entry, Headers, Reason
+from proxy.rules.policy import Policy
+
+_OUTAGES: Final = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.TIMEOUT, Reason.DISCONNECTED})
+_SMALL: Final = 256 << 10  # bytes; bodies up to this are stored in one piece, so that a hit is one write
+
+
+class Fill:
+    """Everything that goes upstream goes through here."""
+
+    def __init__(
+        self, store: Store, log: InvalidationLog, flights: Flights, background: Background, clock: Clock
+    ) -> None:
+        self._store, self._log, self._flights = store, log, flights
+        self._background, self._clock = background, clock
+
+    def open(self, visit: Visit, base: Entry | None, variant: Headers | None) -> Flight:
+        """Send a flight off. With a `variant` others may find it; None keeps it private.
+
+        `base` is validated where it has a validator, and may bridge an error.
+        """
+        flight = Flight(visit.url, visit.request.host, visit.tags, self._log, self._flights.memory)
+        if variant is not None:
+            self._flights.register(visit.shelf, variant, flight)
+        flight.task = self._background.spawn(self._fly(flight, visit, base, variant), "flight")
+        return flight
+
+    def refresh(self, visit: Visit, entry: Entry) -> None:
+        """Renew an entry behind an answer's back: one flight at most, and none right after a failure."""
+        failed = self._flights.failed.until(visit.shelf)
+        if failed is not None and visit.now < failed:
+            return
+        if self._flights.joinable(visit.shelf, entry.vary, 0.0) is not None:
+            return
+        self.open(replace(visit, request=replace(visit.request, method="GET")), entry, entry.vary)
+
+    async def _fly(self, flight: Flight, visit: Visit, base: Entry | None, variant: Headers | None) -> None:
+        try:
+            answer = await self._send(flight, visit, base)
+        except OriginError as error:
+            self._flights.failed.add(visit.shelf, self._clock.now() + FAILED_SECONDS, error.reason)
+            flight.settle(Failed(error.reason))
+            flight.end(error)
+            return
+        else:
+            try:
+                await self._land(flight, visit, base, answer)
+            finally:
+                answer.close()
+        finally:
+            if variant is not None:
+                self._flights.remove(visit.shelf, variant, flight)
+            if flight.arrival is None:  # cancelled, or a bug of ours: nobody may wait for ever
+                flight.settle(Failed(Reason.INTERNAL))
+                flight.end(OriginError(Reason.INTERNAL))
+
+    async def _send(self, flight: Flight, visit: Visit, base: Entry | None) -> Answer:
+        headers = self._headers(visit, narrow=False, base=base)
+        flight.asked = self._clock.now()
+        return await self.call(visit, Call("GET", visit.request.target, headers))
+
+    async def _land(self, flight: Flight, visit: Visit, base: Entry | None, answer: Answer) -> None:
+        """The head is here: decide, tell all who wait, then take in the body."""
+        policy = visit.lane.policy
+        verdict = on_response(self._fetched(visit, answer, flight.asked, flight.epoch, flight.seq), policy, base)
+        match verdict:
+            case Freshen(entry, keep):
+                if not (keep and self._store.put(entry)) and base is not None:
+                    self._store.discard(base)
+                flight.settle(Landed(entry, 304, stale=False))
+                flight.end()
+                return
+            case UseStale(entry):
+                self._flights.failed.add(visit.shelf, self._clock.now() + FAILED_SECONDS, Reason.UPSTREAM_ERROR)
+                flight.settle(Landed(entry, answer.head.status, stale=True))
+                flight.end()
+                return
+            case Pass(reason, shared):
+                if not shared and answer.head.status < 500:
+                    self._note_unshareable(visit, base, reason)
+                streaming = Streaming(answer.head, answer.length, answer.close_delimited, None, reason, shared)
+            case admit.Store(draft):
+                self._flights.unshareable.discard(visit.shelf)
+                streaming = Streaming(answer.head, answer.length, close=False, draft=draft, reason=None, shared=True)
+            case _:
+                assert_never(verdict)
+        flight.settle(streaming)
+        await self._take_in(flight, visit, answer, streaming.draft, policy)
+
+    async def _take_in(self, flight: Flight, visit: Visit, answer: Answer, draft: Entry | None, policy: Policy) -> None:
+        try:
+            async for chunk in answer.chunks():
+                if not await flight.push(chunk, policy.max_object_size):
+                    return
+        except OriginError as error:
+            flight.end(error)
+            return
+        if draft is not None and flight.kept:
+            body = tuple(flight.chunks) if flight.size > _SMALL else (b"".join(flight.chunks),)
+            self._store.put(complete(draft, body, flight.size, policy))
+        elif draft is not None and flight.size > policy.max_object_size:
+            until = self._clock.now() + UNSHAREABLE_SECONDS
+            self._flights.unshareable.add(visit.shelf, until, Reason.TOO_LARGE)
+        flight.end()
+
+    def _note_unshareable(self, visit: Visit, base: Entry | None, reason: Reason) -> None:
+        """The upstream's own word that this is not for sharing: what is stored is outdated by it,
+        and for a while nobody queues for it. An error (5xx) would prove neither.
+        """
+        if base is not None:
+            self._store.discard(base)
+        self._flights.unshareable.add(visit.shelf, self._clock.now() + UNSHAREABLE_SECONDS, reason)
+
+    async def call(self, visit: Visit, call: Call) -> Answer:
+        """One call through the upstream's breaker. Raises OriginError."""
+        breaker = visit.lane.upstream.breaker
+        if not breaker.admits(self._clock.now()):
+            raise OriginError(Reason.BREAKER_OPEN)
+        try:
+            answer = await visit.lane.upstream.origin.fetch(call)
+        except OriginError as error:
+            if error.reason in _OUTAGES:
+                breaker.failed(self._clock.now())
+            else:
+                breaker.abandoned()
+            raise
+        except BaseException:
+            breaker.abandoned()
+            raise
+        breaker.succeeded()
+        return answer
+
+    async def pass_on(self, visit: Visit) -> Answer:
+        """Send the request itself, body and all, for nobody but its client. Raises OriginError.
+
+        What its success means for the store is settled before the head goes out.
+        """
+        request = visit.request
+        asked, seq = self._clock.now(), self._log.n
+        call = Call(
+            request.method,
+            request.target,
+            self._headers(visit, narrow=True, base=None),
+            body=None if request.length == 0 else visit.client.body(),
+            length=request.length,
+            upgrade=request.websocket,
+        )
+        answer = await self.call(visit, call)
+        policy, status = visit.lane.policy, answer.head.status
+        if policy.enabled and request.method == "HEAD":
+            self._freshen_by_head(visit, self._fetched(visit, answer, asked, self._log.epoch, seq))
+        if policy.unsafe_invalidates and request.method not in SAFE_METHODS and 200 <= status < 400:
+            self._invalidate(visit, answer)
+        return answer
+
+    def _freshen_by_head(self, visit: Visit, got: Fetched) -> None:
+        stored = self._store.find(visit.key, visit.request)
+        if stored is None or stored.policy != visit.lane.fingerprint or got.head.status >= 500:
+            return
+        verdict = on_head(got, visit.lane.policy, stored)
+        if not (verdict and verdict.keep and self._store.put(verdict.entry)):
+            self._store.discard(stored)
+
+    def _invalidate(self, visit: Visit, answer: Answer) -> None:
+        """RFC 9111 section 4.4: the target, and Location and Content-Location on the same origin."""
+        request = visit.request
+        targets = {request.target}
+        for name in ("location", "content-location"):
+            reference = answer.head.fields.get(name)
+            target = None if reference is None else same_origin_target(reference, request)
+            if target is not None:
+                targets.add(target)
+        urls = [(Kind.URL, visit.site.keyed_url(request.scheme, request.host, t)) for t in sorted(targets)]
+        self._log.append(urls, self._clock.now())
+
+    def _headers(self, visit: Visit, *, narrow: bool, base: Entry | None) -> Headers:
+        upstream, client, request = visit.lane.upstream, visit.client, visit.request
+        return forwarded_headers(
+            request,
+            host=request.fields["host"] if upstream.preserve_host else upstream.host,
+            peer=client.peer,
+            trusted=client.trusted,
+            request_id=visit.request_id,
+            narrow=narrow,
+            base=base,
+        )
+
+    def _fetched(self, visit: Visit, answer: Answer, asked: float, epoch: str, seq: int) -> Fetched:
+        return Fetched(
+            request=visit.request,
+            key=visit.key,
+            url=visit.url,
+            head=answer.head,
+            length=answer.length,
+            close_delimited=answer.close_delimited,
+            asked=asked,
+            answered=self._clock.now(),
+            wall=self._clock.wall(),
+            epoch=epoch,
+            seq=seq,
+            fingerprint=visit.lane.fingerprint,
+            tags=visit.tags,
+            roll=self._clock.roll(),
+        )

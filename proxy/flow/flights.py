@@ -1,0 +1,257 @@
+"""Coalescing: one fetch in the air that many requests wait for and read from.
+
+A flight has a task of its own, so whoever leaves does not take it down. Its chunks are kept from
+the first while it may be shared or stored; once it may not, only a window of them is, and the
+fetch goes at the pace of its slowest reader.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.flow.expiring import ExpiringSet
+from proxy.flow.invalidation import InvalidationLog
+from proxy.flow.ports import OriginError
+from proxy.rules.message import Entry, Head, Headers, Reason
+
+WINDOW: Final = 256 << 10  # bytes a fetch may run ahead of its slowest reader when nothing is kept
+UNSHAREABLE_SECONDS: Final = 30.0  # nobody queues for a key whose answer proved unshareable
+FAILED_SECONDS: Final = 3.0  # a stale answer is given at once after a failed fetch
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """The answer is a whole entry: the stored one freshened by a 304, or stale in place of an error."""
+
+    entry: Entry
+    status: int
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """The answer's body is on its way. `draft` is what is being stored; `reason` why nothing is.
+
+    `shared`: whoever waited may read it too. `close`: only the connection's end will end it.
+    """
+
+    head: Head
+    length: int | None
+    close: bool
+    draft: Entry | None
+    reason: Reason | None
+    shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """There was no answer."""
+
+    reason: Reason
+
+
+Arrival = Landed | Streaming | Failed
+
+
+class FlightMemory:
+    """What all flights together hold; `limit` and `used` in bytes."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.used = limit, 0
+
+    def take(self, size: int) -> bool:
+        """Claim room, False where there is none."""
+        if self.used + size > self.limit:
+            return False
+        self.used += size
+        return True
+
+
+class Flight:
+    """One fetch. It is a subject of the invalidation log: `url`, `host`, `tags`, `epoch`, `seq`.
+
+    `asked` is when it was sent, in monotonic seconds.
+    """
+
+    def __init__(self, url: str, host: str, tags: tuple[str, ...], log: InvalidationLog, memory: FlightMemory) -> None:
+        self.url, self.host, self.tags = url, host, tags
+        self.epoch, self.seq = log.epoch, log.n
+        self.asked = float("inf")
+        self.arrival: Arrival | None = None
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.task: asyncio.Task[None] | None = None
+        self._memory = memory
+        self._held = 0  # bytes claimed of the shared memory
+        self._dropped = 0  # chunks no longer kept
+        self._kept = True
+        self._error: OriginError | None = None
+        self._ended = False
+        self._readers: set[Reader] = set()
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+
+    async def arrived(self) -> Arrival:
+        """Wait for the head, or for the news that there is none."""
+        while self.arrival is None:
+            await self._changed.wait()
+        return self.arrival
+
+    def settle(self, arrival: Arrival) -> None:
+        """The head has come. Says once and to all what it means."""
+        self.arrival = arrival
+        if isinstance(arrival, Streaming):
+            if arrival.draft is not None:
+                self.tags = arrival.draft.tags
+            self._kept = arrival.draft is not None or arrival.shared
+        self._notify()
+
+    async def push(self, chunk: bytes, limit: int) -> bool:
+        """More body; False once nothing of it is kept and nobody reads. `limit` is the largest size kept."""
+        self.chunks.append(chunk)
+        self.size += len(chunk)
+        if self._kept:
+            if self.size > limit or not self._memory.take(len(chunk)):
+                self._let_go()
+            else:
+                self._held += len(chunk)
+        self._notify()
+        while not self._kept and self._readers and sum(map(len, self.chunks)) > WINDOW:
+            self._room.clear()
+            await self._room.wait()
+        return self._kept or bool(self._readers)
+
+    @property
+    def kept(self) -> bool:
+        """Whether every chunk since the first is still there."""
+        return self._kept
+
+    def end(self, error: OriginError | None = None) -> None:
+        """The body is complete, or broke off."""
+        self._ended, self._error = True, error
+        self._release()
+        self._notify()
+
+    def reader(self) -> "Reader | None":
+        """Read along from the first chunk; None where that is gone."""
+        return None if self._dropped else Reader(self)
+
+    def enter(self, reader: "Reader") -> None:
+        """Count a reader in."""
+        self._readers.add(reader)
+
+    def leave(self, reader: "Reader") -> None:
+        """Count it out; the last to leave takes down a fetch that nothing is kept of."""
+        self._readers.discard(reader)
+        self._trim()
+        self._release()
+        if not self._kept and not self._readers and not self._ended and self.task is not None:
+            self.task.cancel()
+
+    async def chunk(self, at: int) -> bytes | None:
+        """The chunk of that number, None behind the last. Raises OriginError where the body broke off."""
+        while at >= self._dropped + len(self.chunks):
+            if self._ended:
+                if self._error is not None:
+                    raise OriginError(self._error.reason)
+                return None
+            await self._changed.wait()
+        return self.chunks[at - self._dropped]
+
+    def advanced(self) -> None:
+        """A reader went on: with nothing kept, what all have read can go."""
+        if not self._kept:
+            self._trim()
+
+    def _let_go(self) -> None:
+        self._kept = False
+        self._memory.used -= self._held
+        self._held = 0
+        self._trim()
+
+    def _trim(self) -> None:
+        if self._kept:
+            return
+        # Without readers nothing goes: the one who will read may only be about to.
+        behind = min((r.at for r in self._readers), default=self._dropped) - self._dropped
+        if behind > 0:
+            del self.chunks[:behind]
+            self._dropped += behind
+        self._room.set()
+
+    def _release(self) -> None:
+        if self._ended and not self._readers:
+            self._memory.used -= self._held
+            self._held = 0
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+class Reader:
+    """One reader of a flight, at its own pace. Leave by `close`, always."""
+
+    __slots__ = ("_flight", "at")
+
+    def __init__(self, flight: Flight) -> None:
+        self._flight, self.at = flight, 0
+        flight.enter(self)
+
+    def __aiter__(self) -> "Reader":
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await self._flight.chunk(self.at)
+        if chunk is None:
+            raise StopAsyncIteration
+        self.at += 1
+        self._flight.advanced()
+        return chunk
+
+    def close(self) -> None:
+        """Read no further."""
+        self._flight.leave(self)
+
+
+class Flights:
+    """What is in the air, and what is remembered of what was."""
+
+    def __init__(self, log: InvalidationLog, memory: FlightMemory) -> None:
+        self.log, self.memory = log, memory
+        self.unshareable = ExpiringSet(65_536)
+        self.failed = ExpiringSet(65_536)
+        self._flying: dict[tuple[str, Headers], Flight] = {}
+
+    def joinable(self, shelf: str, variant: Headers, since: float) -> Flight | None:
+        """A flight for this that was sent at or after `since` and that no invalidation has overtaken."""
+        flight = self._flying.get((shelf, variant))
+        if flight is None or flight.asked < since or self.log.overtaken(flight, flight.seq):
+            return None
+        return flight
+
+    def register(self, shelf: str, variant: Headers, flight: Flight) -> None:
+        """Let others find it. One that was overtaken loses its place to it."""
+        self._flying[shelf, variant] = flight
+
+    def remove(self, shelf: str, variant: Headers, flight: Flight) -> None:
+        """It is over, unless another already stands in its place."""
+        if self._flying.get((shelf, variant)) is flight:
+            del self._flying[shelf, variant]
+
+    def must_go_alone(self, shelf: str, now: float) -> Reason | None:
+        """Why the key's answers proved unshareable a short while ago, if they did. When that is over one
+        request is told nothing and finds out, while the rest still pass.
+        """
+        until, reason = self.unshareable.until(shelf), self.unshareable.reason(shelf)
+        if until is None or reason is None:
+            return None
+        if now < until:
+            return reason
+        self.unshareable.add(shelf, now + UNSHAREABLE_SECONDS, reason)
+        return None
+
+    def __len__(self) -> int:
+        return len(self._flying)

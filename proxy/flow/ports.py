@@ -1,0 +1,232 @@
+"""What the flow needs of the outside, and nothing of how it is done."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.rules.message import Entry, Head, Headers, Reason, Request
+from proxy.rules.report import Account
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to an upstream, complete: `headers` hold Host and are sent as they are.
+
+    `target` is origin-form without the upstream's base path and already encoded. `body` yields
+    exactly `length` bytes, or is chunked where `length` is None; no body is `body=None`.
+    """
+
+    method: str
+    target: str
+    headers: Headers
+    body: AsyncIterator[bytes] | None = None
+    length: int | None = 0
+    upgrade: bool = False
+
+
+class OriginError(Exception):
+    """The upstream gave no answer, or not all of it; `reason` says how."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
+        self.reason = reason
+
+
+class Tunnel(Protocol):
+    """The upstream's end of an upgraded connection."""
+
+    async def read(self) -> bytes:
+        """Next bytes, empty at the end."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send, waiting while the upstream does not read."""
+        ...
+
+    def close(self) -> None:
+        """Close both directions."""
+        ...
+
+
+class Answer(Protocol):
+    """A response whose head has come. `close` must be called exactly once, whatever happened."""
+
+    @property
+    def head(self) -> Head:
+        """Status and fields, hop-by-hop ones removed."""
+        ...
+
+    @property
+    def length(self) -> int | None:
+        """Body length the upstream declared; None where it did not. 0 where there can be no body."""
+        ...
+
+    @property
+    def close_delimited(self) -> bool:
+        """Whether only the connection's end ends the body, so that a cut cannot be seen."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises OriginError where it ends short."""
+        ...
+
+    def tunnel(self) -> Tunnel:
+        """The raw connection after a 101."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else abort it."""
+        ...
+
+
+class Origin(Protocol):
+    """One upstream."""
+
+    async def close(self) -> None:
+        """Close every connection, at once."""
+        ...
+
+    async def retire(self) -> None:
+        """Close once every call has ended; nobody makes new ones."""
+        ...
+
+    async def fetch(self, call: Call) -> Answer:
+        """Send and wait for the response head. Raises OriginError."""
+        ...
+
+
+class Store(Protocol):
+    """Where entries live. Every look-up is checked against the invalidation log."""
+
+    def find(self, key: str, request: Request) -> Entry | None:
+        """The newest valid variant that the request selects."""
+        ...
+
+    def holds(self, key: str) -> bool:
+        """Whether any variant is stored under the key."""
+        ...
+
+    def variant(self, key: str, request: Request) -> Headers:
+        """The request's values of the fields that the newest stored variant was selected on."""
+        ...
+
+    def put(self, entry: Entry) -> bool:
+        """Store; False where it does not fit or the log has overtaken it."""
+        ...
+
+    def discard(self, entry: Entry) -> None:
+        """Forget one variant, if it is still the one stored."""
+        ...
+
+
+class InvalidationView(Protocol):
+    """What a store needs to know of the invalidation log."""
+
+    @property
+    def n(self) -> int:
+        """Number of the last record applied."""
+        ...
+
+    def judge(self, entry: Entry, since: int) -> Entry | None:
+        """The entry in the light of the records after `since`: as it is, stale, distrusted, or None for gone."""
+        ...
+
+    def overtaken(self, subject: Entry, since: int) -> bool:
+        """Whether a record after `since` touches the subject, or might."""
+        ...
+
+
+class Client(Protocol):
+    """The requesting end of one exchange. Heads come without framing fields and final empty line
+    where `start` is used, and complete with Content-Length where `send` is.
+    """
+
+    @property
+    def peer(self) -> str:
+        """The client's address, without port."""
+        ...
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the peer's forwarding fields are believed."""
+        ...
+
+    @property
+    def sent(self) -> int:
+        """Body bytes of the current answer handed over so far."""
+        ...
+
+    def send(self, head: bytes, body: Sequence[bytes]) -> None:
+        """A whole answer at once."""
+        ...
+
+    def start(self, head: bytes, *, length: int | None, close: bool = False) -> None:
+        """Begin an answer. `length` None is a body of unknown length; `close`: the connection ends it."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Some body, waiting while the client does not read."""
+        ...
+
+    def finish(self) -> None:
+        """The body is complete."""
+        ...
+
+    def abort(self) -> None:
+        """Break the connection so that nobody takes what was sent for a whole answer."""
+        ...
+
+    def body(self) -> AsyncIterator[bytes]:
+        """The request's body. Raises ClientError where it is cut or malformed."""
+        ...
+
+    async def tunnel(self, head: bytes, upstream: Tunnel) -> None:
+        """Send the 101 head, then carry bytes both ways until either side ends."""
+        ...
+
+
+class ClientError(Exception):
+    """The client's side of an exchange failed: it left, stalled, or sent nonsense; it has been told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the log says of one exchange. `seconds` is from the complete request head to the end of the answer."""
+
+    wall: float
+    peer: str
+    request: Request
+    request_id: str
+    route: str | None
+    status: int
+    account: Account
+    sent: int
+    seconds: float
+    complete: bool
+
+
+class Journal(Protocol):
+    """Where outcomes are told."""
+
+    def record(self, outcome: Outcome) -> None:
+        """One exchange is over. Never blocks, never raises."""
+        ...
+
+
+class Clock(Protocol):
+    """Time and chance as the flow asks for them."""
+
+    @property
+    def now(self) -> Callable[[], float]:
+        """Monotonic seconds."""
+        ...
+
+    @property
+    def wall(self) -> Callable[[], float]:
+        """Seconds since the epoch."""
+        ...
+
+    @property
+    def roll(self) -> Callable[[], float]:
+        """A draw from (0, 1]."""
+        ...

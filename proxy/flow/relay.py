@@ -1,0 +1,210 @@
+"""Waiting for the upstream: alone, or with everybody else who wants the same."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Final, assert_never
+
+from proxy.flow.answers import Answers
+from proxy.flow.fill import Fill
+from proxy.flow.flights import Failed, Flight, Flights, Landed, Reader, Streaming
+from proxy.flow.invalidation import InvalidationLog
+from proxy.flow.ports import ClientError, Clock, OriginError, Store
+from proxy.flow.site import Visit
+from proxy.rules.fields import selecting
+from proxy.rules.lookup import Fetch, Serve, on_failure, on_request
+from proxy.rules.message import Entry, Headers, Reason
+from proxy.rules.report import Account, failure_status
+
+_TURNS: Final = 4  # flights a request tries before it goes alone
+
+
+class Relay:
+    """Answers that must be fetched."""
+
+    def __init__(
+        self, store: Store, log: InvalidationLog, flights: Flights, fill: Fill, answers: Answers, clock: Clock
+    ) -> None:
+        self._store, self._log, self._flights = store, log, flights
+        self._fill, self._answers, self._clock = fill, answers, clock
+
+    async def fetch(self, visit: Visit, plan: Fetch) -> None:
+        """Fetch and answer. A client that leaves is noted; a flight goes on without it."""
+        try:
+            if visit.request.method == "GET" and plan.keep:
+                await self._fly(visit, plan)
+            else:
+                await self._pass_on(visit, plan)
+        except (ClientError, asyncio.CancelledError) as gone:
+            self._answers.note(visit, 499, Account(Reason.CLIENT_GONE, fwd=plan.fwd), complete=False)
+            if isinstance(gone, asyncio.CancelledError):
+                raise
+
+    async def _fly(self, visit: Visit, plan: Fetch) -> None:
+        """Lead or join flights until one's answer is for this request, then go alone."""
+        since = visit.now if plan.fresh else 0.0
+        variant: Headers | None = self._store.variant(visit.key, visit.request) if plan.shared else None
+        for _ in range(_TURNS):
+            alone = None if variant is None else self._flights.must_go_alone(visit.shelf, visit.now)
+            if alone is not None:
+                plan = replace(plan, reason=alone)
+                break
+            flight = None if variant is None else self._flights.joinable(visit.shelf, variant, since)
+            if flight is None:
+                flight = self._fill.open(visit, plan.base, variant)
+                if await self._lead(visit, plan, flight):
+                    return
+                break
+            if await self._follow(visit, plan, flight):
+                return
+            again = self._next(visit, flight)
+            if again is None:
+                break
+            since, variant = again
+        await self._pass_on(visit, plan)
+
+    async def _lead(self, visit: Visit, plan: Fetch, flight: Flight) -> bool:
+        """Answer with whatever the flight brings; False only for a range that is better asked for alone."""
+        reader = flight.reader()  # now, before anything can be dropped
+        assert reader is not None  # noqa: S101 - a flight that has not taken off has dropped nothing
+        try:
+            arrival = await flight.arrived()
+            if isinstance(arrival, Streaming):
+                if arrival.reason is Reason.TOO_LARGE and "range" in visit.request.fields:
+                    return False
+                await self._stream(visit, plan, arrival, reader, collapsed=False)
+            else:
+                await self._landed_or_failed(visit, plan, arrival, collapsed=False)
+        finally:
+            reader.close()
+        return True
+
+    async def _follow(self, visit: Visit, plan: Fetch, flight: Flight) -> bool:
+        """Answer with what the flight brings if it is for this request too."""
+        arrival = await flight.arrived()
+        match arrival:
+            case Failed():
+                await self._landed_or_failed(visit, plan, arrival, collapsed=True)
+                return True
+            case Landed(entry, _, stale):
+                if self._log.overtaken(flight, flight.seq) or not self._suits(visit, flight, entry, stale=stale):
+                    return False
+                await self._landed_or_failed(visit, plan, arrival, collapsed=True)
+                return True
+            case Streaming(head, _, _, draft, reason, shared):
+                if draft is None and head.status >= 500 and not shared:
+                    # An error reaches all who wait, once: its status does, its body is its asker's alone.
+                    status = Account(reason or Reason.UPSTREAM_ERROR, None, plan.fwd, head.status, collapsed=True)
+                    await self._failed(visit, plan, head.status, status)
+                    return True
+                if self._log.overtaken(flight, flight.seq) or not shared:
+                    return False
+                if draft is not None and not self._suits(visit, flight, draft, stale=None):
+                    return False
+                reader = flight.reader()
+                if reader is None:
+                    return False
+                try:
+                    await self._stream(visit, plan, arrival, reader, collapsed=True)
+                finally:
+                    reader.close()
+                return True
+            case _:
+                assert_never(arrival)
+
+    def _suits(self, visit: Visit, flight: Flight, entry: Entry, *, stale: bool | None) -> bool:
+        """Whether what just arrived may answer a request that waited for it: by the very rules that
+        a stored entry is judged by. `stale` is None for a body still on its way.
+
+        Where the fetch began after the request came it is as new as the request can ask for.
+        """
+        if _variant(visit, entry) != entry.vary:
+            return False
+        newer = flight.asked >= visit.now
+        now = self._clock.now()
+        policy = visit.lane.blunt if newer else visit.lane.policy
+        plan = on_request(visit.request, entry, policy, now, held=True, roll=1.0)
+        if isinstance(plan, Serve):
+            return True
+        if stale:
+            return on_failure(entry, now, lost=False) is not None
+        return stale is False and newer and isinstance(plan, Fetch) and plan.base is entry  # validated just for us
+
+    def _next(self, visit: Visit, flight: Flight) -> tuple[float, Headers] | None:
+        """Where to look after a flight that was not for this request; None: alone."""
+        arrival = flight.arrival
+        if isinstance(arrival, Landed):
+            return visit.now, arrival.entry.vary  # a validation from before this request does not count for it
+        if isinstance(arrival, Streaming) and arrival.draft is not None:
+            variant = _variant(visit, arrival.draft)
+            if variant != arrival.draft.vary or self._log.overtaken(flight, flight.seq):
+                return 0.0, variant
+        return None
+
+    async def _landed_or_failed(self, visit: Visit, plan: Fetch, arrival: Landed | Failed, *, collapsed: bool) -> None:
+        if isinstance(arrival, Failed):
+            status = failure_status(arrival.reason)
+            await self._failed(visit, plan, status, Account(arrival.reason, fwd=plan.fwd, collapsed=collapsed))
+            return
+        if arrival.stale:
+            account = Account(Reason.UPSTREAM_ERROR, None, plan.fwd, arrival.status, collapsed=collapsed)
+            await self._failed(visit, replace(plan, base=arrival.entry), arrival.status, account)
+            return
+        account = Account(plan.reason, None, plan.fwd, arrival.status, collapsed=collapsed)
+        await self._serve(visit, arrival.entry, account)
+
+    async def _stream(self, visit: Visit, plan: Fetch, arrival: Streaming, reader: Reader, *, collapsed: bool) -> None:
+        stored = arrival.draft is not None
+        reason = plan.reason if arrival.reason is None else arrival.reason
+        account = Account(reason, None, plan.fwd, arrival.head.status, stored=stored, collapsed=collapsed)
+        body: AsyncIterator[bytes] = reader
+        if on_failure(plan.base, self._clock.now(), lost=True) is not None:
+            # As long as nothing was sent, a body that breaks off can still become a stale answer.
+            try:
+                body = _behind(await anext(reader, b""), reader)
+            except OriginError as error:
+                await self._failed(visit, plan, failure_status(error.reason), Account(error.reason, fwd=plan.fwd))
+                return
+        await self._answers.relay(visit, arrival.head, arrival.length, body, account, whole=True, close=arrival.close)
+
+    async def _pass_on(self, visit: Visit, plan: Fetch) -> None:
+        """Send the request itself and relay its answer to nobody else."""
+        try:
+            answer = await self._fill.pass_on(visit)
+        except OriginError as error:
+            await self._failed(visit, plan, failure_status(error.reason), Account(error.reason, fwd=plan.fwd))
+            return
+        account = Account(plan.reason, None, plan.fwd, answer.head.status)
+        try:
+            if answer.head.status == 101:
+                await self._answers.tunnel(visit, answer.head, answer.tunnel(), account)
+                return
+            await self._answers.relay(
+                visit, answer.head, answer.length, answer.chunks(), account, whole=False, close=answer.close_delimited
+            )
+        finally:
+            answer.close()
+
+    async def _failed(self, visit: Visit, plan: Fetch, status: int, account: Account) -> None:
+        """A stale answer where one is stored, allowed and not purged meanwhile, else the error."""
+        stale = on_failure(plan.base, self._clock.now(), lost=account.fwd_status is None)
+        if stale is None or self._log.judge(stale.entry, visit.seen) is None:
+            self._answers.error(visit, status, account)
+            return
+        await self._serve(visit, stale.entry, replace(account, reason=Reason.STALE_IF_ERROR))
+
+    async def _serve(self, visit: Visit, entry: Entry, account: Account) -> None:
+        pending = self._answers.serve(visit, entry, account)
+        if pending is not None:
+            await pending
+
+
+def _variant(visit: Visit, entry: Entry) -> Headers:
+    return selecting(visit.request.fields, tuple(name for name, _ in entry.vary))
+
+
+async def _behind(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
+    async for chunk in rest:
+        yield chunk

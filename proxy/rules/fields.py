@@ -1,0 +1,192 @@
+"""Reading header values: Cache-Control and its targeted kin, Vary, Age, dates, tags.
+
+A value that cannot be read never makes a response fresher: callers get None, or zero seconds.
+"""
+
+import re
+from calendar import timegm
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from proxy.rules.message import Fields, Headers
+
+Directives = Mapping[str, str | None]
+
+MAX_DELTA: Final = 1 << 31  # RFC 9111 section 1.2.2: larger values are read as this many seconds
+
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_DIRECTIVE: Final = re.compile(rf'[\s,]*({_TOKEN})(?:=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?\s*(?:,|\Z)')
+_SF_MEMBER: Final = re.compile(
+    r"[ \t]*([a-z*][a-z0-9_\-.*]*)(?:=(-?\d{1,15}(?:\.\d{1,3})?|\"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\"\\])*\"|\?[01]"
+    r"|[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*))?(?:;[ ]*[a-z*][a-z0-9_\-.*]*(?:=[^;,]*)?)*[ \t]*(,|\Z)"
+)
+_SF_STRING: Final = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
+_DIGITS: Final = re.compile(r"\d+\Z", re.ASCII)
+
+_MONTHS: Final = {
+    m: i for i, m in enumerate(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1)
+}
+_CLOCK = r"(\d\d):(\d\d):(\d\d)"
+_DATES: Final = (
+    # RFC 9110 section 5.6.7: IMF-fixdate, then the two obsolete forms a recipient must read.
+    (re.compile(rf"[a-z]{{3}}, (\d\d) ([a-z]{{3}}) (\d{{4}}) {_CLOCK} GMT\Z", re.IGNORECASE), (3, 2, 1, 4)),
+    (re.compile(rf"[a-z]{{6,9}}, (\d\d)-([a-z]{{3}})-(\d\d) {_CLOCK} GMT\Z", re.IGNORECASE), (3, 2, 1, 4)),
+    (re.compile(rf"[a-z]{{3}} ([a-z]{{3}}) ([ \d]\d) {_CLOCK} (\d{{4}})\Z", re.IGNORECASE), (6, 1, 2, 3)),
+)
+
+
+def directives(value: str | None) -> Directives:
+    """Cache-Control as name to argument, None where it has none (RFC 9111 section 5.2).
+
+    The first of repeated directives counts (section 4.2.1); what is no directive is passed over.
+    """
+    found: dict[str, str | None] = {}
+    if value is None:
+        return found
+    at = 0
+    while at < len(value):
+        match = _DIRECTIVE.match(value, at)
+        if match is None:  # not a directive: go on behind the next comma outside quotes
+            at = _next_member(value, at)
+            continue
+        name, quoted, plain = match.groups()
+        found.setdefault(name.lower(), quoted if quoted is not None else plain)
+        at = match.end()
+    return found
+
+
+def _next_member(value: str, at: int) -> int:
+    quoted = False
+    while at < len(value):
+        char = value[at]
+        at += 1
+        if char == '"':
+            quoted = not quoted
+        elif char == "," and not quoted:
+            break
+    return at
+
+
+def targeted(fields: Fields) -> Directives | None:
+    """CDN-Cache-Control where it is present and well formed (RFC 9213 section 2.1), else None.
+
+    It is a structured dictionary: one malformed member voids the whole field, and an argument
+    of the wrong type voids its directive.
+    """
+    value = fields.get("cdn-cache-control")
+    if value is None or not value.strip():
+        return None
+    found: dict[str, str | None] = {}
+    at = 0
+    while at < len(value):
+        match = _SF_MEMBER.match(value, at)
+        if match is None or (match[3] == "," and match.end() == len(value)):
+            return None
+        name, argument = match[1], match[2]
+        at = match.end()
+        if argument == "?0":
+            found.pop(name, None)
+        elif argument is None or argument == "?1":
+            found[name] = None
+        elif name in _SECONDS and _DIGITS.match(argument) is None:
+            found.pop(name, None)
+        else:
+            found[name] = argument.strip('"')
+    return found
+
+
+_SECONDS: Final = frozenset({"max-age", "s-maxage", "stale-while-revalidate", "stale-if-error"})
+
+
+def response_directives(fields: Fields) -> tuple[Directives, bool]:
+    """What governs a response here, and whether it is the targeted field (then Expires is void)."""
+    aimed = targeted(fields)
+    if aimed:
+        return aimed, True
+    return directives(fields.get("cache-control")), False
+
+
+def seconds(given: Directives, name: str) -> int | None:
+    """A delta-seconds argument; None where the directive is absent, 0 where it is unreadable."""
+    if name not in given:
+        return None
+    argument = given[name]
+    if argument is None or _DIGITS.match(argument) is None:
+        return 0
+    return min(int(argument), MAX_DELTA) if len(argument) < 20 else MAX_DELTA
+
+
+def age_of(fields: Fields) -> int | None:
+    """The Age field in seconds, 0 where absent, None where it is anything but one number."""
+    value = fields.get("age")
+    if value is None:
+        return 0
+    return min(int(value), MAX_DELTA) if _DIGITS.match(value) and len(value) < 20 else None
+
+
+def http_date(value: str | None) -> float | None:
+    """Seconds since the epoch (RFC 9110 section 5.6.7), None where absent or malformed."""
+    if value is None:
+        return None
+    for pattern, (year_at, month_at, day_at, clock_at) in _DATES:
+        match = pattern.match(value)
+        if match is None:
+            continue
+        year, month, day = int(match[year_at]), _MONTHS.get(match[month_at].lower()), int(match[day_at])
+        hour, minute, second = (int(match[clock_at + i]) for i in range(3))
+        if year < 100:
+            year += 1900 if year >= 70 else 2000
+        if month is None or not 1 <= day <= 31 or hour > 23 or minute > 59 or second > 60:
+            return None
+        return float(timegm((year, month, day, hour, minute, second)))
+    return None
+
+
+_DAY_NAMES: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTH_NAMES: Final = ("", *(m.title() for m in _MONTHS))
+
+
+def format_date(at: float) -> str:
+    """An IMF-fixdate (RFC 9110 section 5.6.7) for seconds since the epoch."""
+    moment = datetime.fromtimestamp(int(at), UTC)
+    return (
+        f"{_DAY_NAMES[moment.weekday()]}, {moment.day:02} {_MONTH_NAMES[moment.month]} {moment.year:04} "
+        f"{moment.hour:02}:{moment.minute:02}:{moment.second:02} GMT"
+    )
+
+
+def members(value: str | None) -> list[str]:
+    """A comma-separated list without its empty members (RFC 9110 section 5.6.1)."""
+    return [part for piece in (value or "").split(",") if (part := piece.strip())]
+
+
+def vary_names(fields: Fields) -> tuple[str, ...] | None:
+    """The lower-case names a response varies on, sorted; None for `*` (RFC 9111 section 4.1)."""
+    names = {name.lower() for name in members(fields.get("vary"))}
+    return None if "*" in names else tuple(sorted(names))
+
+
+_CASELESS: Final = frozenset({"accept-language", "accept-encoding", "accept-charset"})
+
+
+def selecting(fields: Fields, names: tuple[str, ...]) -> Headers:
+    """The request's values of those names, white space around commas and, where tokens are
+    case-insensitive, case set aside (RFC 9111 section 4.1).
+    """
+    picked = []
+    for name in names:
+        value = ",".join(members(fields[name])) if name in fields else "\0"  # absent is not empty
+        picked.append((name, value.lower() if name in _CASELESS else value))
+    return tuple(picked)
+
+
+def response_tags(fields: Fields, origin: str) -> tuple[str, ...]:
+    """Tags that an upstream gave: Surrogate-Key, Cache-Tag and, as `ORIGIN GROUP`, Cache-Groups.
+
+    A cache group belongs to its origin alone (RFC 9875 section 2), so its tag carries it.
+    """
+    tags = fields.get("surrogate-key", "").replace(",", " ").split()
+    tags += members(fields.get("cache-tag"))
+    tags += [f"{origin} {group}" for group in _SF_STRING.findall(fields.get("cache-groups", ""))]
+    return tuple(tags)

@@ -1,0 +1,63 @@
+"""What a request looks like when it goes upstream."""
+
+from typing import Final
+
+from proxy.rules.admit import NAME
+from proxy.rules.hop import REQUEST_KEEP, strip_hop_by_hop
+from proxy.rules.message import Entry, Headers, Request
+
+# Ours to say, or settled between the client and us.
+_REWRITTEN: Final = frozenset(
+    {"host", "content-length", "expect", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"}
+)
+# What would make the answer less than the whole current representation.
+_NARROWING: Final = frozenset(
+    {"range", "if-range", "if-none-match", "if-modified-since", "if-match", "if-unmodified-since"}
+)
+
+
+def forwarded_headers(
+    request: Request, *, host: str, peer: str, trusted: bool, request_id: str, narrow: bool, base: Entry | None
+) -> Headers:
+    """The fields to send. `host` is the Host to send; `peer` the client's address.
+
+    A `trusted` peer's forwarding fields are added to, anybody else's are replaced. `narrow` keeps
+    the client's Range and conditions; a flight's request is without them, and conditional on
+    `base` instead (RFC 9111 section 4.3.1).
+    """
+    out = [("Host", host)]
+    dropped = _REWRITTEN if narrow else _REWRITTEN | _NARROWING
+    out += [(n, v) for n, v in strip_hop_by_hop(request.headers, REQUEST_KEEP) if n.lower() not in dropped]
+    if request.length:
+        out.append(("Content-Length", str(request.length)))
+    elif request.length == 0 and "content-length" in request.fields:
+        out.append(("Content-Length", "0"))
+    if request.websocket:
+        out += [("Connection", "Upgrade"), ("Upgrade", "websocket")]
+    if not narrow and base is not None:
+        stored = base.head.fields
+        if "etag" in stored:
+            out.append(("If-None-Match", stored["etag"]))
+        if "last-modified" in stored:
+            out.append(("If-Modified-Since", stored["last-modified"]))
+    out += _forwarding(request, peer, trusted=trusted)
+    out.append(("Via", f"1.{0 if request.http10 else 1} {NAME}"))
+    if "x-request-id" not in request.fields:
+        out.append(("X-Request-Id", request_id))
+    return tuple(out)
+
+
+def _forwarding(request: Request, peer: str, *, trusted: bool) -> Headers:
+    fields = request.fields if trusted else {}
+    node = f'"[{peer}]"' if ":" in peer else peer  # RFC 7239 section 6
+    element = f'for={node};host="{request.host}";proto={request.scheme}'
+    return (
+        ("X-Forwarded-For", _behind(fields.get("x-forwarded-for"), peer)),
+        ("X-Forwarded-Proto", request.scheme),
+        ("X-Forwarded-Host", fields.get("x-forwarded-host", request.fields["host"])),
+        ("Forwarded", _behind(fields.get("forwarded"), element)),
+    )
+
+
+def _behind(earlier: str | None, own: str) -> str:
+    return f"{earlier}, {own}" if earlier else own

@@ -1,0 +1,106 @@
+"""Fields that belong to one connection and go no further (RFC 9110 section 7.6.1)."""
+
+from typing import Final
+
+from proxy.rules.message import Headers
+
+# The proxy-* fields are between a client and its own proxy (RFC 9110 section 11.7); trailers are
+# dropped on the way, so the field that announces them goes as well.
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+_REPRESENTATION: Final = frozenset(
+    {
+        "cache-control",
+        "cdn-cache-control",
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-location",
+        "content-range",
+        "content-type",
+        "date",
+        "pragma",
+        "via",
+    }
+)
+
+REQUEST_KEEP: Final = _REPRESENTATION | {
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "authorization",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "max-forwards",
+    "origin",
+    "range",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-request-id",
+}
+"""What a request's `Connection` can never name away: who asks, for what, and on whose behalf."""
+
+RESPONSE_KEEP: Final = _REPRESENTATION | {
+    "accept-ranges",
+    "age",
+    "authorization",
+    "cache-group-invalidation",
+    "cache-groups",
+    "cache-status",
+    "cache-tag",
+    "clear-site-data",
+    "content-disposition",
+    "content-security-policy",
+    "etag",
+    "expires",
+    "last-modified",
+    "location",
+    "retry-after",
+    "set-cookie",
+    "strict-transport-security",
+    "surrogate-control",
+    "surrogate-key",
+    "vary",
+    "www-authenticate",
+    "x-content-type-options",
+    "x-frame-options",
+}
+"""What a response's `Connection` can never name away: what it is, who may keep it, and how long."""
+
+
+def strip_hop_by_hop(headers: Headers, never: frozenset[str]) -> Headers:
+    """The fields to forward, in their order and spelling.
+
+    Removed are the hop-by-hop fields and those named in `Connection`, but for the lower-case names
+    in `never`: a sender must not be able to make a proxy lose what a message's meaning hangs on.
+    """
+    dropped: set[str] = set()
+    for name, value in headers:
+        if name.lower() == "connection":
+            dropped.update(option.strip(" \t").lower() for option in value.split(","))
+    dropped = (dropped - never) | _HOP_BY_HOP
+    return tuple([field for field in headers if field[0].lower() not in dropped])

@@ -1,0 +1,51 @@
+"""What two requests must share to share an answer: scheme, host and whole target, and what the
+route adds or leaves out (RFC 9111 section 2).
+"""
+
+from urllib.parse import urljoin
+
+from proxy.rules.message import Request
+from proxy.rules.policy import KeyRule
+
+
+def cache_target(target: str, rule: KeyRule) -> str:
+    """The target without the query parameters that the route ignores; order is kept."""
+    if not rule.ignore_query:
+        return target
+    path, mark, query = target.partition("?")
+    if not mark:
+        return target
+    kept = "&".join(pair for pair in query.split("&") if not _ignored(pair.partition("=")[0], rule))
+    return f"{path}?{kept}" if kept else path
+
+
+def _ignored(name: str, rule: KeyRule) -> bool:
+    return any(name == p or (p[-1:] == "*" and name.startswith(p[:-1])) for p in rule.ignore_query)
+
+
+def url_of(scheme: str, host: str, target: str, rule: KeyRule) -> str:
+    """What an invalidation of this URL names: every variant and every keyed header lies under it."""
+    return f"{scheme}://{host}{cache_target(target, rule)}"
+
+
+def key_of(request: Request, url: str, rule: KeyRule) -> str:
+    """The cache key. LF separates: it can be in neither a URL nor a field value."""
+    if not rule.headers:
+        return url
+    return "\n".join((url, *(f"{name}={request.fields.get(name, '')}" for name in rule.headers)))
+
+
+def same_origin_target(reference: str, request: Request) -> str | None:
+    """The target of a Location or Content-Location on the request's own origin, else None.
+
+    Only those may be invalidated (RFC 9111 section 4.4).
+    """
+    origin = f"{request.scheme}://{request.host}"
+    try:
+        url = urljoin(origin + request.target, reference).partition("#")[0]
+    except ValueError:  # urljoin refuses malformed IPv6 authorities
+        return None
+    rest = url[len(origin) :]
+    if url[: len(origin)].lower() != origin or rest[:1] not in ("", "/", "?"):
+        return None
+    return rest if rest.startswith("/") else f"/{rest}"

@@ -1,0 +1,164 @@
+"""Many requests for one thing at one moment."""
+
+import asyncio
+
+import pytest
+
+from tests.e2e.harness import Site, request
+from tests.e2e.upstream import Call, replies
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CONFIG = {"upstreams": {"origin": {"max_connections": 2048, "timeout": "10s"}}}
+CROWD = 1000
+BODY = bytes(range(256)) * 16
+
+
+async def test_a_thousand_requests_for_a_cold_key_are_one_upstream_request(here: Site) -> None:
+    async def slow(call: Call) -> None:
+        await asyncio.sleep(1)
+        call.answer(BODY, "Cache-Control: max-age=60")
+
+    here.upstream.on("/cold", slow)
+    responses, started = await here.at_once([request("/cold")] * CROWD)
+
+    assert here.upstream.count("/cold") == 1
+    assert {r.body for r in responses} == {BODY}
+    assert max(r.at for r in responses) - started < 1.5
+    assert sum("collapsed" in r.cache for r in responses) == CROWD - 1
+
+
+async def test_a_thousand_requests_for_an_uncacheable_key_wait_for_one_round_at_most(here: Site) -> None:
+    async def slow(call: Call) -> None:
+        await asyncio.sleep(1)
+        call.answer(call.head["x-who"], "Cache-Control: no-store")
+
+    here.upstream.on("/own", slow)
+    responses, started = await here.at_once([request("/own", f"X-Who: {i}") for i in range(CROWD)])
+
+    assert [r.text for r in responses] == [str(i) for i in range(CROWD)]
+    assert max(r.at for r in responses) - started < 3
+    assert here.upstream.count("/own") == CROWD
+
+
+async def test_a_key_known_to_be_unshareable_makes_nobody_wait(here: Site) -> None:
+    here.upstream.on("/known", replies("x", "Cache-Control: private"))
+    await here.get("/known")
+    gate, inside = asyncio.Event(), asyncio.Event()
+
+    async def together(call: Call) -> None:
+        if here.upstream.count("/known") == 21:
+            inside.set()
+        await gate.wait()
+        call.answer("x", "Cache-Control: private")
+
+    here.upstream.on("/known", together)
+    crowd = asyncio.create_task(here.at_once([request("/known")] * 20))
+    async with asyncio.timeout(10):
+        await inside.wait()
+    gate.set()
+    await crowd
+
+
+async def test_a_thousand_requests_in_four_languages_are_at_most_five_upstream_requests(here: Site) -> None:
+    async def slow(call: Call) -> None:
+        await asyncio.sleep(0.5)
+        call.answer(call.head["accept-language"], "Cache-Control: max-age=60", "Vary: Accept-Language")
+
+    languages = ["en", "de", "fr", "it"]
+    here.upstream.on("/vary", slow)
+    responses, _ = await here.at_once([request("/vary", f"Accept-Language: {languages[i % 4]}") for i in range(CROWD)])
+
+    assert [r.text for r in responses] == [languages[i % 4] for i in range(CROWD)]
+    assert here.upstream.count("/vary") <= 5
+
+
+async def test_an_upstream_error_reaches_all_that_wait_once_and_is_not_kept(here: Site) -> None:
+    gate = asyncio.Event()
+
+    async def failing(call: Call) -> None:
+        await gate.wait()
+        call.answer("sorry", status="503 Service Unavailable")
+
+    here.upstream.on("/failing", failing)
+    crowd = asyncio.create_task(here.at_once([request("/failing")] * 50))
+    await _arrival(here, "/failing", 50)
+    gate.set()
+    responses, _ = await crowd
+    assert {r.status for r in responses} == {503}
+
+    here.upstream.on("/failing", replies("fine", "Cache-Control: max-age=60"))
+    assert (await here.get("/failing")).text == "fine"
+
+
+async def test_private_answers_are_not_shared_among_those_who_waited_together(here: Site) -> None:
+    gate = asyncio.Event()
+
+    async def private(call: Call) -> None:
+        await gate.wait()
+        me = call.head["x-who"]
+        call.answer(me, f"Set-Cookie: session={me}", "Cache-Control: private, max-age=60")
+
+    here.upstream.on("/private", private)
+    crowd = asyncio.create_task(here.at_once([request("/private", f"X-Who: {i}") for i in range(30)]))
+    await _arrival(here, "/private", 30)
+    gate.set()
+    responses, _ = await crowd
+
+    assert [r.text for r in responses] == [str(i) for i in range(30)]
+    assert [r.head["set-cookie"] for r in responses] == [f"session={i}" for i in range(30)]
+
+
+async def test_two_hosts_never_wait_for_one_another(here: Site) -> None:
+    gate, both = asyncio.Event(), asyncio.Event()
+
+    async def handler(call: Call) -> None:
+        if here.upstream.count("/hosts") == 2:
+            both.set()
+        await gate.wait()
+        call.answer(call.head["x-forwarded-host"], "Cache-Control: max-age=60")
+
+    here.upstream.on("/hosts", handler)
+    hosts = ["one.test", "two.test"]
+    crowd = asyncio.create_task(here.at_once([request("/hosts", host=h) for h in hosts]))
+    async with asyncio.timeout(10):
+        await both.wait()
+    gate.set()
+    responses, _ = await crowd
+    assert [r.text for r in responses] == hosts
+    assert [(await here.get("/hosts", host=h)).text for h in hosts] == hosts
+    assert here.upstream.count("/hosts") == 2
+
+
+async def test_who_leaves_does_not_take_the_fetch_down(here: Site) -> None:
+    gate, arrived = asyncio.Event(), asyncio.Event()
+
+    async def handler(call: Call) -> None:
+        arrived.set()
+        await gate.wait()
+        call.answer("kept", "Cache-Control: max-age=60")
+
+    here.upstream.on("/left", handler)
+    leader = await here.connect()
+    leader.write(request("/left"))
+    async with asyncio.timeout(10):
+        await arrived.wait()
+    follower = asyncio.create_task(here.get("/left"))
+    await _arrival(here, "/left", 1)
+    leader.reset()
+    gate.set()
+    assert (await follower).text == "kept"
+    assert here.upstream.count("/left") == 1
+
+
+async def _arrival(here: Site, path: str, waiting: int) -> None:
+    """Until the upstream has a request for the path and the proxy has read those that wait with it.
+
+    A request that is answered on a connection opened after theirs was read after them: the kernel
+    reports readiness in the order in which it came.
+    """
+    async with asyncio.timeout(10):
+        while not here.upstream.count(path):
+            await asyncio.sleep(0.005)
+    for _ in range(1 + waiting // 25):
+        await here.get("/not-there")
