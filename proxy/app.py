@@ -67,8 +67,8 @@ async def _serve(settings: Settings, reload: Callable[[], Settings]) -> int:
     loop.add_signal_handler(signal.SIGHUP, lambda: app.background.spawn(app.reload(reload), "reload"))
     try:
         await app.start()
-    except OSError as error:
-        _log.error("cannot listen: %s", error.strerror or error)
+    except (OSError, ValueError) as error:
+        _log.error("cannot start: %s", error)
         await app.close()
         return 1
     await stop.wait()
@@ -87,7 +87,7 @@ class App:
         self.flights = Flights(self.log, FlightMemory(settings.limits.flight_memory))
         self.journal = AccessLog(sys.stdout.fileno()) if settings.access_log else None
         fill = Fill(self.memory, self.log, self.flights, self.background, self.clock)
-        answers = Answers(self.clock, self.journal, _request_ids())
+        answers = Answers(self.clock, self.journal, _request_ids(), self.background)
         self._upstreams: dict[UpstreamSettings, Upstream] = {}
         self.exchange = Exchange(self._site(settings), self.memory, self.log, self.flights, fill, answers, self.clock)
         self.shared = Shared(
@@ -103,14 +103,16 @@ class App:
         self.admin = AdminServer(lambda: self._serving)
         self._tls: ssl.SSLContext | None = None
         self._tls_stamp: tuple[float, ...] = ()
+        self._tls_watch: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Listen. Raises OSError where an address is taken or a certificate cannot be read."""
+        """Listen. Raises OSError where an address is taken, it or ValueError where a certificate is unusable."""
         settings = self.settings
         _raise_file_limit(settings)
         if settings.tls is not None:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._load_certificate(settings.tls)
+            self._watch_certificate(settings.tls)
         await self.admin.listen(settings.admin.listen.host, settings.admin.listen.port)
         port = await self.listener.listen(settings.listen.host, settings.listen.port, self._tls)
         self._serving = True
@@ -145,7 +147,9 @@ class App:
         self.memory.resize(fresh.memory_max_size)
         self.shared.limits, self.shared.trusted = _limits(fresh), fresh.trusted_proxies
         _log.info("configuration reloaded")
-        await self._retire(set(self._upstreams) - set(fresh.upstreams.values()))
+        gone = [self._upstreams.pop(u) for u in set(self._upstreams) - set(fresh.upstreams.values())]
+        for upstream in gone:  # nothing is routed to them any more; what is under way may end
+            self.background.spawn(upstream.origin.retire(), "retire")
 
     async def stop(self, rush: asyncio.Event) -> int:
         """Drain and end: 0, or 1 where work had to be cut. `rush` cuts the wait short."""
@@ -168,6 +172,8 @@ class App:
 
     async def close(self) -> None:
         """Let go of everything, at once."""
+        if self._tls_watch is not None:
+            self._tls_watch.cancel()
         self.listener.close()
         await self.background.drain(within=0.0)
         for upstream in self._upstreams.values():
@@ -187,32 +193,35 @@ class App:
             lanes[route.name] = Lane(route, made[upstream], _fingerprint(route, upstream))
         return Site(settings.routes, lanes)
 
-    async def _retire(self, gone: set[UpstreamSettings]) -> None:
-        """Close upstreams that nothing is routed to any more, once the last answer is through."""
-        for settings in gone:
-            upstream = self._upstreams.pop(settings)
-            await upstream.origin.retire()
-
     def _refused(self, peer: str, status: int, reason: Reason) -> None:
         if self.journal is not None:
             self.journal.refused(self.clock.wall(), peer, status, reason)
 
     def _load_certificate(self, tls: ServerTls) -> None:
-        """Read the certificate, and again whenever its files change: new connections get the new one."""
-        stamp = (tls.certificate.stat().st_mtime, tls.key.stat().st_mtime)
-        if stamp != self._tls_stamp and self._tls is not None:
-            self._tls.load_cert_chain(tls.certificate, tls.key)
-            if self._tls_stamp:
-                _log.info("certificate read again")
-            self._tls_stamp = stamp
-        asyncio.get_running_loop().call_later(_CERTIFICATE_POLL, self._watch_certificate, tls)
+        """Read certificate and key. Raises OSError, ssl.SSLError or ValueError."""
+        # Half a pair would already be in place when OpenSSL finds that the other half does not fit.
+        for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._tls):
+            if context is not None:
+                context.load_cert_chain(tls.certificate, tls.key, password=_refuse_passphrase)
+        self._tls_stamp = _stamp(tls)
 
     def _watch_certificate(self, tls: ServerTls) -> None:
+        """Read the certificate again whenever its files change: new connections get the new one."""
         try:
-            self._load_certificate(tls)
-        except (OSError, ssl.SSLError) as error:  # half written, most likely: the old one stays for now
-            _log.warning("certificate not read again: %s", error)
-            asyncio.get_running_loop().call_later(_CERTIFICATE_POLL, self._watch_certificate, tls)
+            if _stamp(tls) != self._tls_stamp:
+                self._load_certificate(tls)
+                _log.info("certificate read again")
+        except (OSError, ValueError) as error:  # half written, most likely: the old one stays for now
+            _log.warning("certificate not read again, the old one stays: %s", error)
+        self._tls_watch = asyncio.get_running_loop().call_later(_CERTIFICATE_POLL, self._watch_certificate, tls)
+
+
+def _stamp(tls: ServerTls) -> tuple[float, ...]:
+    return tls.certificate.stat().st_mtime, tls.key.stat().st_mtime
+
+
+def _refuse_passphrase() -> str:
+    raise ValueError("the key is encrypted; give one without a passphrase")
 
 
 async def _either(event: asyncio.Event, seconds: float) -> None:

@@ -57,7 +57,7 @@ def _serve(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(
             "serve needs -c FILE or --upstream URL"
             if args.config is None
-            else "--upstream is a whole configuration: drop it, or drop -c (the file names its own upstreams)"
+            else "drop --upstream, which is a whole configuration, or -c"
         )
 
     def read() -> Settings:

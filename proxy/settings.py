@@ -187,7 +187,10 @@ _ROOT: Final = Section(
                     "max_header_bytes": Key(SIZE, "Request line and headers."),
                     "max_headers": Key(_COUNT, "Header lines of a request."),
                     "header_timeout": Key(_WAIT, "From a request's first byte to the end of its head."),
-                    "body_timeout": Key(_WAIT, "Without any byte of a request's body."),
+                    "body_timeout": Key(
+                        _WAIT,
+                        "Without any byte of a body, from the client or, server-sent events apart, from the upstream.",
+                    ),
                     "write_timeout": Key(_WAIT, "Without the client taking any byte."),
                     "idle_timeout": Key(_WAIT, "Between requests."),
                     "max_connections": Key(_COUNT, "Client connections."),

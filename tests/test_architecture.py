@@ -20,11 +20,22 @@ TOOLS: Final = Path(sys.executable).parent
 SHUT: Final = {
     "rules": (
         *("asyncio", "time", "random", "logging", "aiohttp", "redis", "orjson", "uvloop", "yaml"),
-        *("proxy.app", "proxy.cli", "proxy.settings", "flow", "edges", "admin"),
+        *("proxy.app", "proxy.cli", "proxy.config", "proxy.settings", "flow", "edges", "admin"),
     ),
-    "flow": ("aiohttp", "redis", "uvloop", "yaml", "proxy.app", "proxy.cli", "proxy.settings", "edges", "admin"),
-    "edges": ("proxy.app", "proxy.cli", "proxy.settings", "admin"),
-    "admin": ("redis", "proxy.app", "proxy.cli", "edges"),
+    "flow": (
+        "aiohttp",
+        "redis",
+        "uvloop",
+        "yaml",
+        "proxy.app",
+        "proxy.cli",
+        "proxy.config",
+        "proxy.settings",
+        "edges",
+        "admin",
+    ),
+    "edges": ("proxy.app", "proxy.cli", "proxy.config", "proxy.settings", "admin"),
+    "admin": ("redis", "proxy.app", "proxy.cli", "proxy.config", "edges"),
 }
 
 UNTESTED_BY_NAME: Final = {

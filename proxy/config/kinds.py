@@ -198,7 +198,7 @@ class MapOf:
         values: dict[Any, Any] = {}
         lines: dict[Any, int] = {}
         for i, (key_node, child, line) in enumerate(reading.pairs(node, at)):
-            place = f"{at}.{key_node.value}" if _WORD.fullmatch(key_node.value) else f"{at}[{i}]"
+            place = _join(at, key_node.value) if _WORD.fullmatch(key_node.value) else f"{at}[{i}]"
             reading.mark(place, child, line)
             key = attempt(self.key, key_node, place, reading)
             if key is BAD:
@@ -252,7 +252,7 @@ class Section:
         for key_node, child, line in reading.pairs(node, at):
             name = key_node.value
             key = self.keys.get(name)
-            place = f"{at}.{name}" if at else name
+            place = _join(at, name)
             if key is None:
                 self._unknown(name, at, reading, line)
             elif name in lines:
@@ -274,7 +274,7 @@ class Section:
         return self.cls(**values)
 
     def _unknown(self, name: str, at: str, reading: Reading, line: int) -> None:
-        close = get_close_matches(name.lower(), self.keys, 1)
+        close = get_close_matches(name.lower(), self.keys, 1, 0.4)
         instead = f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(self.keys)}"
         shown = not self.private and _WORD.fullmatch(name)
         reading.error(at, f"unknown key {name}" if shown else "unknown key", instead, line)
@@ -295,6 +295,10 @@ class Section:
     def show(self, value: Any) -> None:  # noqa: ANN401
         """Nothing: each key says its own default."""
         del value
+
+
+def _join(at: str, name: str) -> str:
+    return f"{at}.{name}" if at else name
 
 
 def attempt(kind: Kind, node: yaml.Node, at: str, reading: Reading) -> Any:  # noqa: ANN401

@@ -229,6 +229,10 @@ def _url(text: str) -> str:
     return f"{parts.scheme}://{parts.netloc.lower()}{_canonical(parts.path).rstrip('/')}"
 
 
+def _show_number(number: float) -> float:
+    return int(number) if number.is_integer() else number
+
+
 def _either(words: Iterable[str]) -> str:
     return "|".join(words)
 
@@ -246,7 +250,12 @@ PERCENTAGE: Final = Leaf(
     ({"const": 0},),
 )
 NUMBER: Final = Leaf(
-    "a number", "0, or a number such as 1.5", _NUMBER, float, float, ({"type": "number", "minimum": 0},)
+    "a number",
+    "0, or a number such as 1.5",
+    _NUMBER,
+    float,
+    _show_number,
+    ({"type": "number", "minimum": 0},),
 )
 BOOLEAN: Final = Leaf(
     "a yes or no",

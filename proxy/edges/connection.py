@@ -8,6 +8,7 @@ holds one answer in memory and no more. A fresh hit never leaves `data_received`
 
 import asyncio
 import contextlib
+import logging
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -17,10 +18,12 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final, cast
 
 from proxy.flow.inbound import Inbound
-from proxy.flow.ports import Client, ClientError, OriginError, Tunnel
+from proxy.flow.ports import Client, ClientError
 from proxy.rules.message import Reason, Request
 from proxy.rules.report import TITLES, problem
-from proxy.rules.wire import ChunkedReader, Refused, head_bytes, parse_request, refuse_early
+from proxy.rules.wire import ChunkedReader, Refused, SizedReader, head_bytes, parse_request, refuse_early
+
+_log = logging.getLogger(__name__)
 
 HIGH_WATER: Final = 64 << 10  # bytes waiting in either direction before that side is paused
 LINGER: Final = 2.0  # seconds a client gets to read a refusal before the connection is cut
@@ -68,8 +71,8 @@ class _Phase(Enum):
 class Shared:
     """What all connections of a process share.
 
-    `begin` answers a request or returns the work that will, `spawn` runs that work. `draining`:
-    every answer says `Connection: close`.
+    `begin` answers a request or returns the work that will, `spawn` runs that work. `admitted` of the
+    `connections` are within the limit. `draining`: every answer says `Connection: close`.
     """
 
     begin: Callable[[Request, Client], Pending | None]
@@ -80,11 +83,12 @@ class Shared:
     on_refusal: Callable[[str, int, Reason], None] | None = None
     counters: Counters = field(default_factory=Counters)
     connections: "set[Connection]" = field(default_factory=set)
+    admitted: int = 0
     draining: bool = False
 
     def is_trusted(self, peer: str) -> bool:
         """Whether an address lies in the trusted networks."""
-        return bool(self.trusted) and any(ip_address(peer) in network for network in self.trusted)
+        return bool(self.trusted and peer) and any(ip_address(peer) in network for network in self.trusted)
 
 
 class Connection(asyncio.Protocol):
@@ -96,14 +100,14 @@ class Connection(asyncio.Protocol):
         self._phase, self._deadline = _Phase.IDLE, 0.0
         self._request: Request | None = None  # of the exchange under way
         self._inbound: Inbound | None = None
-        self._chunked: ChunkedReader | None = None
-        self._left = 0  # bytes of a Content-Length body still to come
+        self._reader: SizedReader | ChunkedReader | None = None  # of that body
         self._task: asyncio.Task[None] | None = None
         self._started = self._keep = self._chunked_out = self._asked_for_body = False
         self._reading_paused = self._writing_paused = self._eof = False
         self._drained: asyncio.Future[None] | None = None
         self._written = 0  # bytes handed to the transport
         self._progress, self._progress_at = 0, 0.0
+        self._admitted = False
         self.peer, self.trusted, self.sent = "", False, 0
 
     # -- the transport's side
@@ -119,13 +123,16 @@ class Connection(asyncio.Protocol):
         shared.connections.add(self)
         shared.counters.accepted += 1
         self._wait(_Phase.IDLE, shared.limits.header_timeout)
-        if len(shared.connections) > shared.limits.max_connections:
+        self._admitted = shared.admitted < shared.limits.max_connections
+        shared.admitted += self._admitted
+        if not self._admitted:
             shared.counters.refused_full += 1
             self._refuse(Refused(503, Reason.OVERLOADED, ""))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Take down what waits for this client."""
         self._shared.connections.discard(self)
+        self._shared.admitted -= self._admitted
         self._phase = _Phase.LINGER
         if self._inbound is not None:
             self._inbound.end("the client left")
@@ -188,6 +195,9 @@ class Connection(asyncio.Protocol):
         buffer, limits = self._buffer, self._shared.limits
         if buffer.startswith(b"\r\n"):
             del buffer[:2]  # RFC 9112 section 2.2: one empty line before a request is ignored
+            if not buffer:
+                self._wait(_Phase.IDLE, limits.idle_timeout)
+                return False
         end = buffer.find(b"\r\n\r\n", 0, limits.max_header_bytes)
         try:
             if end < 0:
@@ -212,11 +222,15 @@ class Connection(asyncio.Protocol):
         self._shared.counters.requests += 1
         if request.length != 0:
             self._inbound = Inbound(self.body_wanted, self.flow_inbound)
-            self._left = request.length or 0
-            self._chunked = ChunkedReader() if request.length is None else None
+            self._reader = ChunkedReader() if request.length is None else SizedReader(request.length)
             if not self._take_body():
                 return
-        pending = self._shared.begin(request, self)
+        try:
+            pending = self._shared.begin(request, self)
+        except Exception:  # noqa: BLE001 - a bug of ours must not leave a client waiting for ever
+            _log.exception("a request could not be answered")
+            self._refuse_or_abort(Refused(500, Reason.INTERNAL, ""))
+            return
         if pending is not None:
             self._task = self._shared.spawn(pending, "exchange")
             self._task.add_done_callback(self._exchange_over)
@@ -243,26 +257,20 @@ class Connection(asyncio.Protocol):
             return True
         if self._phase is _Phase.BODY:
             self._wait(_Phase.BODY, self._shared.limits.body_timeout)
-        if self._phase is _Phase.TUNNEL:
+        if self._reader is None:  # a tunnel
             inbound.feed(bytes(self._buffer))
             self._buffer.clear()
-        elif self._chunked is not None:
-            try:
-                for piece in self._chunked.feed(self._buffer):
-                    inbound.feed(piece)
-            except Refused as refused:
-                inbound.end(refused.detail)
-                self._refuse_or_abort(refused)
-                return False
-            if self._chunked.done:
-                inbound.end()
-        else:
-            piece = bytes(self._buffer[: self._left])
-            del self._buffer[: len(piece)]
-            self._left -= len(piece)
+            return True
+        try:
+            piece = self._reader.feed(self._buffer)
+        except Refused as refused:
+            inbound.end(refused.detail)
+            self._refuse_or_abort(refused)
+            return False
+        if piece:
             inbound.feed(piece)
-            if not self._left:
-                inbound.end()
+        if self._reader.done:
+            inbound.end()
         return True
 
     def body_wanted(self) -> None:
@@ -343,13 +351,13 @@ class Connection(asyncio.Protocol):
     def _close_answer(self) -> None:
         self._request = self._task = None
         inbound = self._inbound
-        self._inbound = self._chunked = None
+        self._inbound = self._reader = None
         self._asked_for_body = False
-        if self._keep:
+        if self._keep and not self._shared.draining:
             self._wait(_Phase.IDLE, self._shared.limits.idle_timeout)
             if self._reading_paused:
                 self.flow_inbound()
-        elif inbound is not None and not inbound.done:
+        elif self._buffer or self._reading_paused or (inbound is not None and not inbound.done):
             self._linger()
         else:
             self._finish_writing()
@@ -358,7 +366,9 @@ class Connection(asyncio.Protocol):
         """Cut the connection with a reset: a close could pass for the end of the body."""
         self._phase = _Phase.LINGER
         raw = self._transport.get_extra_info("socket")
-        with contextlib.suppress(OSError):  # the kernel may have closed it already
+        if raw is None:
+            return  # it is gone already
+        with contextlib.suppress(OSError):  # or going
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 
@@ -367,37 +377,16 @@ class Connection(asyncio.Protocol):
         assert self._inbound is not None  # noqa: S101 - asked only where the request has one
         return self._inbound
 
-    async def tunnel(self, head: bytes, upstream: Tunnel) -> None:
-        """Answer 101, then carry bytes both ways until either side ends."""
-        self._keep = False
-        self._started = True
-        self._phase = _Phase.TUNNEL
+    def upgrade(self, head: bytes) -> AsyncIterator[bytes]:
+        """Answer 101; what the client sends from here on is not HTTP."""
+        self._keep, self._started, self._phase = False, True, _Phase.TUNNEL
+        self._reader = None
         self._inbound = Inbound(self.body_wanted, self.flow_inbound)
         self._put(head + b"\r\n")
         self._take_body()
-
-        async def outward() -> None:
-            while data := await upstream.read():
-                await self.write(data)
-
-        async def inward(inbound: Inbound) -> None:
-            async for data in inbound:
-                await upstream.write(data)
-
-        cut = False
-        try:
-            async with asyncio.TaskGroup() as both:
-                ways = [both.create_task(outward()), both.create_task(inward(self._inbound))]
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-                for way in ways:
-                    way.cancel()
-        except* (ClientError, OriginError):
-            cut = True
-        if cut:
-            self.abort()
-            raise ClientError("the tunnel was cut")
-        self._inbound.end()
-        self.finish()
+        if self._eof:
+            self._inbound.end()
+        return self._inbound
 
     def _put(self, data: bytes) -> None:
         if not self._transport.is_closing():
@@ -462,6 +451,12 @@ class Connection(asyncio.Protocol):
         elif now - self._progress_at > self._shared.limits.write_timeout:
             self._shared.counters.timed_out += 1
             self.abort()
+            return
+        if pending and self._phase in (_Phase.IDLE, _Phase.LINGER):
+            # Its client is still reading: what it has to do next is not due yet.
+            self._deadline = max(
+                self._deadline, now + (LINGER if self._phase is _Phase.LINGER else self._shared.limits.idle_timeout)
+            )
             return
         if now < self._deadline or self._phase in (_Phase.BUSY, _Phase.TUNNEL):
             return

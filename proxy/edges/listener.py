@@ -1,11 +1,14 @@
 """The data listener: accepts connections and watches their deadlines with one timer for all."""
 
 import asyncio
+import socket
 import ssl
 from typing import Final
 
 from proxy.edges.connection import Connection, Shared
 
+_NOTSENT_LOWAT: Final = 25  # TCP_NOTSENT_LOWAT of Linux's tcp(7), which the socket module does not name
+UNSENT: Final = 128 << 10  # bytes the kernel may hold unsent per connection
 SWEEP: Final = 0.5  # seconds between two looks at the deadlines
 
 
@@ -21,7 +24,20 @@ class Listener:
         """Accept connections; returns the port. Raises OSError where the address is taken."""
         loop = asyncio.get_running_loop()
         scheme = "https" if tls else "http"
-        server = await loop.create_server(lambda: Connection(self.shared, scheme), host, port, ssl=tls, backlog=4096)
+        wait = self.shared.limits.header_timeout if tls else None
+        server = await loop.create_server(
+            lambda: Connection(self.shared, scheme),
+            host,
+            port,
+            ssl=tls,
+            backlog=4096,
+            ssl_handshake_timeout=wait,
+            ssl_shutdown_timeout=wait,
+        )
+        for listening in server.sockets:
+            # Accepted sockets inherit it. Without it the kernel takes megabytes at once and a client that
+            # reads slowly but steadily looks as if it had stopped.
+            listening.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT)
         self._servers.append(server)
         if self._timer is None:
             self._sweep()

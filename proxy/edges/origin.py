@@ -154,6 +154,7 @@ class HttpOrigin:
             server_hostname=server_name,
         )
         self.open: set[_Exchange] = set()
+        self._quiet = asyncio.Event()  # set whenever the last of `open` goes
         self.requests = self.retries = self.errors = 0
 
     @property
@@ -235,8 +236,21 @@ class HttpOrigin:
 
     def finished(self, exchange: "_Exchange") -> None:
         """An answer was closed: its place is free."""
-        self.open.discard(exchange)
+        self.gone(exchange)
         self._slots.release()
+
+    def gone(self, exchange: "_Exchange") -> None:
+        """A call no longer uses its connection."""
+        self.open.discard(exchange)
+        if not self.open:
+            self._quiet.set()
+
+    async def retire(self) -> None:
+        """Close once every answer is closed; nobody makes new calls."""
+        while self.open:
+            self._quiet.clear()
+            await self._quiet.wait()
+        await self.close()
 
     async def close(self) -> None:
         """Close all connections; answers still open are cut."""
@@ -344,7 +358,9 @@ class _Exchange:
             raise OriginError(Reason.ABORTED, "the connection was reset inside the body")
 
     async def _piece(self) -> bytes:
-        limit = asyncio.timeout(self._origin.body_timeout)
+        # Server-sent events are silent for as long as nothing happens.
+        events = self.head.fields.get("content-type", "").lower().startswith("text/event-stream")
+        limit = asyncio.timeout(None if events else self._origin.body_timeout)
         try:
             async with limit:
                 return await self._content.read(_PIECE)
@@ -388,7 +404,7 @@ class _Exchange:
             self._upload.cancel()
         self._cut()
         self._conn.close()
-        self._origin.open.discard(self)
+        self._origin.gone(self)
 
     def _cut(self) -> None:
         # Not close(): that would first wait for an upstream that reads no more.

@@ -3,8 +3,10 @@
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
+from proxy.flow.background import Background
 from proxy.flow.ports import Client, Clock, Journal, OriginError, Outcome, Tunnel
 from proxy.flow.site import Visit
+from proxy.flow.tunnel import carry
 from proxy.rules.message import Entry, Head, Headers, Reason, Request
 from proxy.rules.ranges import Span
 from proxy.rules.report import TITLES, Account, problem
@@ -19,8 +21,10 @@ Pending = Coroutine[Any, Any, None]
 class Answers:
     """Every answer of the data listener leaves through here, once, and is noted once."""
 
-    def __init__(self, clock: Clock, journal: Journal | None, request_ids: Callable[[], str]) -> None:
-        self._clock, self._journal, self.request_ids = clock, journal, request_ids
+    def __init__(
+        self, clock: Clock, journal: Journal | None, request_ids: Callable[[], str], background: Background
+    ) -> None:
+        self._clock, self._journal, self.request_ids, self._background = clock, journal, request_ids, background
 
     def serve(self, visit: Visit, entry: Entry, account: Account) -> Pending | None:
         """Answer from an entry: at once, or as work to run where the body is large."""
@@ -76,11 +80,17 @@ class Answers:
 
     async def tunnel(self, visit: Visit, head: Head, upstream: Tunnel, account: Account) -> None:
         """Hand the connection over after the upstream's 101 (RFC 9110 section 15.2.2)."""
+        client = visit.client
+        inbound = client.upgrade(head_bytes(head.status, head.reason, head.headers))
         try:
-            await visit.client.tunnel(head_bytes(head.status, head.reason, head.headers), upstream)
+            complete = await carry(client, inbound, upstream, self._background)
         finally:
             upstream.close()
-        self.note(visit, head.status, account)
+        if complete:
+            client.finish()
+        else:
+            client.abort()
+        self.note(visit, head.status, account, complete=complete)
 
     def error(self, visit: Visit, status: int, account: Account) -> None:
         """An error of our own on a cached route."""

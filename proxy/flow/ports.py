@@ -180,8 +180,8 @@ class Client(Protocol):
         """The request's body. Raises ClientError where it is cut or malformed."""
         ...
 
-    async def tunnel(self, head: bytes, upstream: Tunnel) -> None:
-        """Send the 101 head, then carry bytes both ways until either side ends."""
+    def upgrade(self, head: bytes) -> AsyncIterator[bytes]:
+        """Send the 101 head; gives what the client sends from here on. Raises ClientError as `body` does."""
         ...
 
 

@@ -155,6 +155,27 @@ def _body_length(headers: Headers, fields: Fields, *, http10: bool) -> int | Non
     return int(length)
 
 
+class SizedReader:
+    """Takes one Content-Length body (RFC 9112 section 6.2) off a buffer, and nothing behind it."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+
+    @property
+    def done(self) -> bool:
+        """Whether all of it has come."""
+        return self._left == 0
+
+    def feed(self, buffer: bytearray) -> bytes:
+        """Take what is there off the front of `buffer`."""
+        piece = bytes(buffer[: self._left])
+        del buffer[: len(piece)]
+        self._left -= len(piece)
+        return piece
+
+
 class ChunkedReader:
     """Decodes one chunked body (RFC 9112 section 7.1). Trailers are checked and dropped.
 
@@ -174,12 +195,12 @@ class ChunkedReader:
         """Whether the last chunk and the trailers have been read."""
         return self._state == "done"
 
-    def feed(self, buffer: bytearray) -> list[bytes]:
-        """Take what is complete off the front of `buffer`. Raises Refused on bad framing."""
+    def feed(self, buffer: bytearray) -> bytes:
+        """Take what is there off the front of `buffer`, framing removed. Raises Refused where that is bad."""
         pieces: list[bytes] = []
         while self._step(buffer, pieces):
             pass
-        return pieces
+        return b"".join(pieces)
 
     def _step(self, buffer: bytearray, pieces: list[bytes]) -> bool:
         """One move of the machine; False when it must wait for more bytes."""

@@ -1,0 +1,266 @@
+"""A whole configuration: what it becomes, every mistake at its line, and never a secret in what is said."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from proxy.rules.policy import KeyRule, Policy
+from proxy.rules.routes import Match, Route
+from proxy.settings import (
+    Address,
+    Admin,
+    Breaker,
+    ConfigError,
+    Limits,
+    ServerTls,
+    Settings,
+    Shutdown,
+    Upstream,
+    UpstreamTls,
+    check,
+    from_upstream,
+    json_schema,
+    load,
+    override,
+)
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+EXAMPLES: Final = sorted((ROOT / "config").glob("*.yaml"))
+TOKEN: Final = "s3cr3t-t0ken"
+
+BASE: Final = """\
+upstreams:
+  api: {url: "http://127.0.0.1:9000"}
+routes:
+  - name: all
+    upstream: api
+"""
+
+WHOLE: Final = """\
+listen: "[::1]:8080"
+workers: 1
+tls: {certificate: cert.pem, key: key.pem}
+trusted_proxies: [10.0.0.0/8, "fd00::/8"]
+access_log: off
+limits: {max_header_bytes: 16KiB, max_headers: 50, header_timeout: 1s, body_timeout: 2s, write_timeout: 3s,
+         idle_timeout: 4s, max_connections: 5, flight_memory: 6MiB}
+shutdown: {delay: 0s, timeout: 1m}
+admin:
+  listen: 0.0.0.0:9090
+  token: ${READTHROUGH_TOKEN}
+  hosts: [Cache.Internal]
+memory: {max_size: 64MiB}
+upstreams:
+  catalog:
+    url: https://catalog.internal:8443/base
+    preserve_host: true
+    connect_timeout: 250ms
+    timeout: 5m
+    max_connections: 7
+    tls: {ca: cert.pem, certificate: cert.pem, key: key.pem, server_name: catalog}
+    breaker: {failures: 2, open: 1d}
+defaults: {cache: {jitter: 0, stale_if_error: 1h}}
+routes:
+  - name: product
+    match: {host: "*.Example.com", path: "/products/{id}", methods: [GET, HEAD]}
+    upstream: catalog
+    x_cache: true
+    cache:
+      default_ttl: 30s
+      override_ttl: 5m
+      jitter: 25%
+      stale_while_revalidate: 60s
+      early_refresh: 1.5
+      negative_ttl: {404: 5s, 503: 250ms}
+      request_cache_control: ignore
+      unsafe_invalidates: false
+      set_cookie: store
+      credentials: share
+      key: {query: {ignore: [utm_*, x]}, headers: [X-Tenant]}
+      tags: ["product:{id}", all]
+      forward_tags: true
+      max_object_size: 5MiB
+  - name: rest
+    upstream: catalog
+    cache: off
+"""
+
+
+def write(directory: Path, text: str) -> Path:
+    file = directory / "readthrough.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_the_least_is_served_with_the_documented_defaults(tmp_path: Path) -> None:
+    assert load(write(tmp_path, BASE), {}) == Settings(
+        listen=Address("0.0.0.0", 8080),
+        tls=None,
+        trusted_proxies=(),
+        access_log=True,
+        limits=Limits(32 << 10, 100, 10.0, 30.0, 30.0, 75.0, 10_000, 128 << 20),
+        shutdown=Shutdown(5.0, 30.0),
+        admin=Admin(Address("127.0.0.1", 8081), None, ()),
+        memory_max_size=256 << 20,
+        upstreams={"api": Upstream("api", "http://127.0.0.1:9000", False, 1.0, 30.0, 256, None, Breaker(5, 5.0))},
+        routes=(Route("all", Match(None, "/*", ()), "api", Policy(), x_cache=False),),
+        workers=1,
+    )
+
+
+def test_every_key_arrives(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.touch()
+    key.touch()
+    assert load(write(tmp_path, WHOLE), {"READTHROUGH_TOKEN": TOKEN}) == Settings(
+        listen=Address("::1", 8080),
+        tls=ServerTls(cert, key),
+        trusted_proxies=(ip_network("10.0.0.0/8"), ip_network("fd00::/8")),
+        access_log=False,
+        limits=Limits(16 << 10, 50, 1.0, 2.0, 3.0, 4.0, 5, 6 << 20),
+        shutdown=Shutdown(0.0, 60.0),
+        admin=Admin(Address("0.0.0.0", 9090), TOKEN, ("cache.internal",)),
+        memory_max_size=64 << 20,
+        upstreams={
+            "catalog": Upstream(
+                "catalog",
+                "https://catalog.internal:8443/base",
+                preserve_host=True,
+                connect_timeout=0.25,
+                timeout=300.0,
+                max_connections=7,
+                tls=UpstreamTls(cert, cert, key, "catalog"),
+                breaker=Breaker(2, 86400.0),
+            )
+        },
+        routes=(
+            Route(
+                "product",
+                Match("*.example.com", "/products/{id}", ("GET", "HEAD")),
+                "catalog",
+                Policy(
+                    default_ttl=30.0,
+                    override_ttl=300.0,
+                    jitter=0.25,
+                    stale_while_revalidate=60.0,
+                    stale_if_error=3600.0,
+                    early_refresh=1.5,
+                    negative_ttl={404: 5.0, 503: 0.25},
+                    respect_request=False,
+                    unsafe_invalidates=False,
+                    store_set_cookie=True,
+                    share_credentials=True,
+                    key=KeyRule(("utm_*", "x"), ("x-tenant",)),
+                    tags=("product:{id}", "all"),
+                    forward_tags=True,
+                    max_object_size=5 << 20,
+                ),
+                x_cache=True,
+            ),
+            Route("rest", Match(), "catalog", Policy(enabled=False)),
+        ),
+    )
+
+
+def test_cache_off_is_a_word_and_yaml_false(tmp_path: Path) -> None:
+    for word in ("off", "false", "OFF", "'off'"):
+        text = BASE + f"    cache: {word}\naccess_log: {word}\n"
+        settings = load(write(tmp_path, text), {})
+        assert settings.routes[0].policy == Policy(enabled=False)
+        assert settings.access_log is False
+
+
+def test_a_small_memory_needs_no_smaller_object_size(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, "memory: {max_size: 1MiB}\n" + BASE), {})
+    assert settings.routes[0].policy.max_object_size == settings.memory_max_size == 1 << 20
+
+
+def test_a_token_is_in_no_representation(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, f"admin: {{token: {TOKEN}}}\n{BASE}"), {})
+    assert settings.admin.token == TOKEN
+    assert TOKEN not in repr(settings)
+
+
+def test_one_url_is_a_configuration() -> None:
+    settings = from_upstream("http://127.0.0.1:9000/base/")
+    assert settings == Settings(
+        upstreams={"upstream": Upstream("upstream", "http://127.0.0.1:9000/base")},
+        routes=(Route("default", Match(), "upstream", Policy()),),
+    )
+    assert settings.admin.listen == Address("127.0.0.1", 8081)
+    with pytest.raises(ConfigError, match=r"^--upstream: the value has a user name in it; leave out") as caught:
+        from_upstream(f"http://u:{TOKEN}@a")
+    assert TOKEN not in str(caught.value)
+
+
+def test_listeners_are_overridden() -> None:
+    base = from_upstream("http://a")
+    assert override(base) == base
+    assert override(base, listen="[::1]:1", admin="127.0.0.1:2") == replace(
+        base, listen=Address("::1", 1), admin=Admin(Address("127.0.0.1", 2))
+    )
+    for listen, admin, message in (
+        ("80", None, r"^--listen: '80' is not an address; write HOST:PORT"),
+        (None, "::1:80", r"^--admin: '::1:80' is not an address; write HOST:PORT"),
+        (None, "0.0.0.0:81", r"^--admin: an admin listener beyond loopback needs a token; add admin.token"),
+        ("127.0.0.1:8081", None, r"^--listen: the admin listener has the same port as the clients'; give it another"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            override(base, listen=listen, admin=admin)
+    with_token = replace(base, admin=Admin(token=TOKEN))
+    assert override(with_token, admin="0.0.0.0:81").admin == Admin(Address("0.0.0.0", 81), TOKEN)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_the_examples_pass_check_and_fit_the_schema(example: Path) -> None:
+    assert check(example, {})[1] == ()
+    document = json.loads(json.dumps(yaml.safe_load(example.read_text())))
+    Draft202012Validator(json_schema()).validate(document)
+
+
+def test_the_examples_are_there() -> None:
+    assert [example.stem for example in EXAMPLES] == ["gateway", "minimal", "sidecar"]
+
+
+def test_the_schema_is_one_and_takes_the_whole() -> None:
+    schema = json_schema()
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    whole = json.loads(json.dumps(yaml.safe_load(WHOLE)))
+    validator.validate(whole)
+    for wrong in ({**whole, "lisen": "a:1"}, {**whole, "routes": []}, {**whole, "workers": 0}, {**whole, "tls": {}}):
+        assert not validator.is_valid(wrong)
+
+
+def keys(schema: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key that the schema knows, with its default."""
+    for name, child in schema.get("properties", {}).items():
+        place = f"{at}.{name}" if at else name
+        yield place, child.get("default")
+        yield from keys(child, place)
+    for child in (
+        *schema.get("anyOf", ()),
+        *schema.get("patternProperties", {}).values(),
+        *([schema["items"]] if "items" in schema else []),
+    ):
+        yield from keys(child, at)
+
+
+def test_every_key_is_documented_with_its_default() -> None:
+    rows = [line for line in (ROOT / "docs" / "configuration.md").read_text().splitlines() if line.startswith("| `")]
+    documented = {row.split("`")[1]: row.split(" | ")[1] for row in rows}
+    known = {
+        place.removeprefix("defaults.cache.").removeprefix("routes.cache."): default
+        for place, default in keys(json_schema())
+        if place not in ("defaults.cache", "defaults", "memory", "upstreams", "routes")
+    }
+    assert documented.keys() == known.keys()
+    shown = {str(place): json.dumps(default).strip('"') for place, default in known.items() if default is not None}
+    assert {place: documented[place].strip("`") for place in shown} == shown
