@@ -411,7 +411,7 @@ class Connection(asyncio.Protocol):
         self._shared.counters.refused += 1
         self._request = None
         self._put(head + b"\r\n" + body)
-        if self._shared.on_refusal is not None:
+        if self._shared.on_refusal is not None and self._task is None:  # else the exchange notes its end
             self._shared.on_refusal(self.peer, refused.status, refused.reason)
         self._linger()
 

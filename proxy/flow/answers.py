@@ -1,13 +1,14 @@
 """Writing an answer to the client, and noting how it came to be."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
 from proxy.flow.background import Background
-from proxy.flow.ports import Client, Clock, Journal, OriginError, Outcome, Tunnel
+from proxy.flow.ports import Client, ClientError, Clock, Journal, OriginError, Outcome, Tunnel
 from proxy.flow.site import Visit
 from proxy.flow.tunnel import carry
-from proxy.rules.message import Entry, Head, Headers, Reason, Request
+from proxy.rules.message import Entry, Fwd, Head, Headers, Reason, Request
 from proxy.rules.ranges import Span
 from proxy.rules.report import TITLES, Account, problem
 from proxy.rules.respond import Reply, from_arrival, from_entry
@@ -25,6 +26,16 @@ class Answers:
         self, clock: Clock, journal: Journal | None, request_ids: Callable[[], str], background: Background
     ) -> None:
         self._clock, self._journal, self.request_ids, self._background = clock, journal, request_ids, background
+
+    async def watch(self, visit: Visit, work: Pending, fwd: Fwd | None) -> None:
+        """Do the work for a client that may leave before it is done; then that is noted, once."""
+        try:
+            await work
+        except ClientError:
+            self.note(visit, 499, Account(Reason.CLIENT_GONE, fwd=fwd), complete=False)
+        except asyncio.CancelledError:
+            self.note(visit, 499, Account(Reason.CLIENT_GONE, fwd=fwd), complete=False)
+            raise
 
     def serve(self, visit: Visit, entry: Entry, account: Account) -> Pending | None:
         """Answer from an entry: at once, or as work to run where the body is large."""

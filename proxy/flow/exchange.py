@@ -10,7 +10,7 @@ from proxy.flow.ports import Client, Clock, Store
 from proxy.flow.relay import Relay
 from proxy.flow.site import Site, Visit
 from proxy.rules.keys import key_of, url_of
-from proxy.rules.lookup import Fetch, Refuse, Serve, has_credentials, on_failure, on_request
+from proxy.rules.lookup import Fetch, Refuse, Serve, on_failure, on_request
 from proxy.rules.message import Entry, Reason, Request
 from proxy.rules.report import Account
 from proxy.rules.routes import Routed, Unrouted, route
@@ -55,7 +55,9 @@ class Exchange:
                 return None
             case Fetch():
                 stale = self._stale_after_failure(visit, plan)
-                return self._serve(visit, stale) if stale is not None else self._relay.fetch(visit, plan)
+                if stale is not None:
+                    return self._serve(visit, stale)
+                return self._answers.watch(visit, self._relay.fetch(visit, plan), plan.fwd)
             case _:
                 assert_never(plan)
 
@@ -71,7 +73,6 @@ class Exchange:
             lane=lane,
             key=key,
             url=url,
-            shelf=f"{key}\n*" if has_credentials(request.fields) else key,
             tags=tuple([tag.format_map(routed.captures) for tag in lane.policy.tags]),
             request_id=request.fields.get("x-request-id") or self._answers.request_ids(),
             now=now,
@@ -87,12 +88,17 @@ class Exchange:
 
     def _stale_after_failure(self, visit: Visit, plan: Fetch) -> Serve | None:
         """A stale answer at once where the upstream failed for this key a moment ago."""
-        failed = self._flights.failed.until(visit.shelf)
-        return None if failed is None or visit.now >= failed else on_failure(plan.base, visit.now, lost=True)
+        if plan.base is None:
+            return None
+        until, reason = self._flights.failed.until(visit.shelf), self._flights.failed.reason(visit.shelf)
+        if until is None or visit.now >= until:
+            return None
+        return on_failure(plan.base, visit.now, lost=reason is not Reason.UPSTREAM_ERROR)
 
     def _serve(self, visit: Visit, plan: Serve) -> Pending | None:
         ttl = int((plan.entry.fresh_until - visit.now) // 1)
-        return self._answers.serve(visit, plan.entry, Account(plan.reason, ttl=ttl))
+        pending = self._answers.serve(visit, plan.entry, Account(plan.reason, ttl=ttl))
+        return None if pending is None else self._answers.watch(visit, pending, None)
 
     def _unrouted(self, request: Request, client: Client, found: Unrouted, now: float) -> None:
         if found.allow:

@@ -22,7 +22,6 @@ from proxy.rules.forward import forwarded_headers
 from proxy.rules.keys import same_origin_target
 from proxy.rules.lookup import SAFE_METHODS
 from proxy.rules.message import Entry, Headers, Reason
-from proxy.rules.policy import Policy
 
 _OUTAGES: Final = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.TIMEOUT, Reason.DISCONNECTED})
 _SMALL: Final = 256 << 10  # bytes; bodies up to this are stored in one piece, so that a hit is one write
@@ -42,7 +41,10 @@ class Fill:
 
         `base` is validated where it has a validator, and may bridge an error.
         """
-        flight = Flight(visit.url, visit.request.host, visit.tags, self._log, self._flights.memory)
+        if base is not None:  # a record since the look-up may have made it stale, or no source of validators at all
+            base = self._log.judge(base, visit.seen)
+        tags = visit.tags if base is None else (*visit.tags, *base.tags)
+        flight = Flight(visit.url, visit.request.host, tags, self._log, self._flights.memory)
         if variant is not None:
             self._flights.register(visit.shelf, variant, flight)
         flight.task = self._background.spawn(self._fly(flight, visit, base, variant), "flight")
@@ -61,7 +63,7 @@ class Fill:
         try:
             answer = await self._send(flight, visit, base)
         except OriginError as error:
-            self._flights.failed.add(visit.shelf, self._clock.now() + FAILED_SECONDS, error.reason)
+            self._note_failure(visit, error.reason)
             flight.settle(Failed(error.reason))
             flight.end(error)
             return
@@ -73,9 +75,9 @@ class Fill:
         finally:
             if variant is not None:
                 self._flights.remove(visit.shelf, variant, flight)
-            if flight.arrival is None:  # cancelled, or a bug of ours: nobody may wait for ever
+            if flight.arrival is None:
                 flight.settle(Failed(Reason.INTERNAL))
-                flight.end(OriginError(Reason.INTERNAL))
+            flight.end(OriginError(Reason.INTERNAL))  # cancelled, or a bug of ours: nobody may wait for ever
 
     async def _send(self, flight: Flight, visit: Visit, base: Entry | None) -> Answer:
         headers = self._headers(visit, narrow=False, base=base)
@@ -88,18 +90,22 @@ class Fill:
         verdict = on_response(self._fetched(visit, answer, flight.asked, flight.epoch, flight.seq), policy, base)
         match verdict:
             case Freshen(entry, keep):
-                if not (keep and self._store.put(entry)) and base is not None:
+                if keep:
+                    self._store.put(entry)
+                elif base is not None:
                     self._store.discard(base)
-                flight.settle(Landed(entry, 304, stale=False))
+                flight.settle(Landed(entry, 304, stale=False, shared=keep))
                 flight.end()
                 return
             case UseStale(entry):
-                self._flights.failed.add(visit.shelf, self._clock.now() + FAILED_SECONDS, Reason.UPSTREAM_ERROR)
-                flight.settle(Landed(entry, answer.head.status, stale=True))
+                self._note_failure(visit, Reason.UPSTREAM_ERROR)
+                flight.settle(Landed(entry, answer.head.status, stale=True, shared=True))
                 flight.end()
                 return
             case Pass(reason, shared):
-                if not shared and answer.head.status < 500:
+                if answer.head.status >= 500:
+                    self._note_failure(visit, Reason.UPSTREAM_ERROR)
+                else:
                     self._note_unshareable(visit, base, reason)
                 streaming = Streaming(answer.head, answer.length, answer.close_delimited, None, reason, shared)
             case admit.Store(draft):
@@ -107,24 +113,32 @@ class Fill:
                 streaming = Streaming(answer.head, answer.length, close=False, draft=draft, reason=None, shared=True)
             case _:
                 assert_never(verdict)
-        flight.settle(streaming)
-        await self._take_in(flight, visit, answer, streaming.draft, policy)
+        if not flight.settle(streaming):
+            return
+        await self._take_in(flight, visit, base, answer, streaming.draft)
 
-    async def _take_in(self, flight: Flight, visit: Visit, answer: Answer, draft: Entry | None, policy: Policy) -> None:
+    async def _take_in(
+        self, flight: Flight, visit: Visit, base: Entry | None, answer: Answer, draft: Entry | None
+    ) -> None:
+        policy = visit.lane.policy
         try:
             async for chunk in answer.chunks():
                 if not await flight.push(chunk, policy.max_object_size):
                     return
         except OriginError as error:
+            self._note_failure(visit, error.reason)
             flight.end(error)
             return
         if draft is not None and flight.kept:
             body = tuple(flight.chunks) if flight.size > _SMALL else (b"".join(flight.chunks),)
             self._store.put(complete(draft, body, flight.size, policy))
         elif draft is not None and flight.size > policy.max_object_size:
-            until = self._clock.now() + UNSHAREABLE_SECONDS
-            self._flights.unshareable.add(visit.shelf, until, Reason.TOO_LARGE)
+            self._note_unshareable(visit, base, Reason.TOO_LARGE)
         flight.end()
+
+    def _note_failure(self, visit: Visit, reason: Reason) -> None:
+        """For a moment nobody waits for this again where a stale answer will do."""
+        self._flights.failed.add(visit.shelf, self._clock.now() + FAILED_SECONDS, reason)
 
     def _note_unshareable(self, visit: Visit, base: Entry | None, reason: Reason) -> None:
         """The upstream's own word that this is not for sharing: what is stored is outdated by it,
@@ -178,7 +192,7 @@ class Fill:
 
     def _freshen_by_head(self, visit: Visit, got: Fetched) -> None:
         stored = self._store.find(visit.key, visit.request)
-        if stored is None or stored.policy != visit.lane.fingerprint or got.head.status >= 500:
+        if stored is None or stored.policy != visit.lane.fingerprint or got.head.status != 200:
             return
         verdict = on_head(got, visit.lane.policy, stored)
         if not (verdict and verdict.keep and self._store.put(verdict.entry)):

@@ -21,11 +21,15 @@ FAILED_SECONDS: Final = 3.0  # a stale answer is given at once after a failed fe
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """The answer is a whole entry: the stored one freshened by a 304, or stale in place of an error."""
+    """The answer is a whole entry: the stored one freshened by a 304, or `stale` in place of an error.
+
+    Not `shared`: what came with the 304 is for the one who asked.
+    """
 
     entry: Entry
     status: int
     stale: bool
+    shared: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +90,41 @@ class Flight:
         self._memory = memory
         self._held = 0  # bytes claimed of the shared memory
         self._dropped = 0  # chunks no longer kept
-        self._kept = True
+        self._kept = self._storing = True
         self._error: OriginError | None = None
         self._ended = False
+        self._waiting = 0
         self._readers: set[Reader] = set()
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
 
     async def arrived(self) -> Arrival:
         """Wait for the head, or for the news that there is none."""
-        while self.arrival is None:
-            await self._changed.wait()
+        self._waiting += 1
+        try:
+            while self.arrival is None:
+                await self._changed.wait()
+        finally:
+            self._waiting -= 1
         return self.arrival
 
-    def settle(self, arrival: Arrival) -> None:
-        """The head has come. Says once and to all what it means."""
+    def settle(self, arrival: Arrival) -> bool:
+        """The head has come. Says once and to all what it means; False where nobody wants the body."""
         self.arrival = arrival
-        if isinstance(arrival, Streaming):
+        if isinstance(arrival, Landed):
+            self.tags = arrival.entry.tags
+        elif isinstance(arrival, Streaming):
             if arrival.draft is not None:
                 self.tags = arrival.draft.tags
             self._kept = arrival.draft is not None or arrival.shared
+            self._storing = arrival.draft is not None
         self._notify()
+        return self._wanted
+
+    @property
+    def _wanted(self) -> bool:
+        """Whether anybody, or the store, wants more of it, or may when woken."""
+        return bool(self._readers) or (self._kept and (self._storing or self._waiting > 0))
 
     async def push(self, chunk: bytes, limit: int) -> bool:
         """More body; False once nothing of it is kept and nobody reads. `limit` is the largest size kept."""
@@ -121,7 +139,7 @@ class Flight:
         while not self._kept and self._readers and sum(map(len, self.chunks)) > WINDOW:
             self._room.clear()
             await self._room.wait()
-        return self._kept or bool(self._readers)
+        return self._wanted
 
     @property
     def kept(self) -> bool:
@@ -129,14 +147,16 @@ class Flight:
         return self._kept
 
     def end(self, error: OriginError | None = None) -> None:
-        """The body is complete, or broke off."""
+        """The body is complete, or broke off. What comes after the first call changes nothing."""
+        if self._ended:
+            return
         self._ended, self._error = True, error
         self._release()
         self._notify()
 
     def reader(self) -> "Reader | None":
-        """Read along from the first chunk; None where that is gone."""
-        return None if self._dropped else Reader(self)
+        """Read along from the first chunk; None where that is gone or the body broke off."""
+        return Reader(self) if self._kept and self._error is None else None
 
     def enter(self, reader: "Reader") -> None:
         """Count a reader in."""
@@ -147,7 +167,7 @@ class Flight:
         self._readers.discard(reader)
         self._trim()
         self._release()
-        if not self._kept and not self._readers and not self._ended and self.task is not None:
+        if self.arrival is not None and not self._wanted and not self._ended and self.task is not None:
             self.task.cancel()
 
     async def chunk(self, at: int) -> bytes | None:
@@ -167,8 +187,6 @@ class Flight:
 
     def _let_go(self) -> None:
         self._kept = False
-        self._memory.used -= self._held
-        self._held = 0
         self._trim()
 
     def _trim(self) -> None:
@@ -177,6 +195,9 @@ class Flight:
         # Without readers nothing goes: the one who will read may only be about to.
         behind = min((r.at for r in self._readers), default=self._dropped) - self._dropped
         if behind > 0:
+            freed = min(self._held, sum(map(len, self.chunks[:behind])))
+            self._held -= freed
+            self._memory.used -= freed
             del self.chunks[:behind]
             self._dropped += behind
         self._room.set()

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, unique
 from typing import Final, Protocol
-from urllib.parse import urlsplit
 
 from proxy.rules.freshness import distrust, soften
 from proxy.rules.message import Entry
@@ -141,16 +140,16 @@ class InvalidationLog:
 
     def _names(self, subject: Subject) -> Iterator[tuple[Kind, str]]:
         """Everything a record could call the subject by."""
-        parts = urlsplit(subject.url)
-        origin = f"{parts.scheme}://{parts.netloc}"
+        target = subject.url.index("/", subject.url.index("://") + 3)
+        origin, path = subject.url[:target], subject.url[target:].partition("?")[0]
         yield Kind.ALL, ""
         yield Kind.HOST, subject.host
         yield Kind.URL, subject.url
-        yield Kind.TARGET, subject.url[len(origin) :]
+        yield Kind.TARGET, subject.url[target:]
         for tag in subject.tags:
             yield Kind.TAG, tag
         if self._prefixes:
-            for prefix in _prefixes(parts.path):
+            for prefix in _prefixes(path):
                 yield Kind.PREFIX, prefix
                 yield Kind.PREFIX, origin + prefix
 

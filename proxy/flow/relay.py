@@ -1,6 +1,5 @@
 """Waiting for the upstream: alone, or with everybody else who wants the same."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Final, assert_never
@@ -9,7 +8,7 @@ from proxy.flow.answers import Answers
 from proxy.flow.fill import Fill
 from proxy.flow.flights import Failed, Flight, Flights, Landed, Reader, Streaming
 from proxy.flow.invalidation import InvalidationLog
-from proxy.flow.ports import ClientError, Clock, OriginError, Store
+from proxy.flow.ports import Clock, OriginError, Store
 from proxy.flow.site import Visit
 from proxy.rules.fields import selecting
 from proxy.rules.lookup import Fetch, Serve, on_failure, on_request
@@ -29,16 +28,11 @@ class Relay:
         self._fill, self._answers, self._clock = fill, answers, clock
 
     async def fetch(self, visit: Visit, plan: Fetch) -> None:
-        """Fetch and answer. A client that leaves is noted; a flight goes on without it."""
-        try:
-            if visit.request.method == "GET" and plan.keep:
-                await self._fly(visit, plan)
-            else:
-                await self._pass_on(visit, plan)
-        except (ClientError, asyncio.CancelledError) as gone:
-            self._answers.note(visit, 499, Account(Reason.CLIENT_GONE, fwd=plan.fwd), complete=False)
-            if isinstance(gone, asyncio.CancelledError):
-                raise
+        """Fetch and answer. Raises ClientError where the client fails; a flight goes on without it."""
+        if visit.request.method == "GET" and plan.keep:
+            await self._fly(visit, plan)
+        else:
+            await self._pass_on(visit, plan)
 
     async def _fly(self, visit: Visit, plan: Fetch) -> None:
         """Lead or join flights until one's answer is for this request, then go alone."""
@@ -86,8 +80,10 @@ class Relay:
             case Failed():
                 await self._landed_or_failed(visit, plan, arrival, collapsed=True)
                 return True
-            case Landed(entry, _, stale):
-                if self._log.overtaken(flight, flight.seq) or not self._suits(visit, flight, entry, stale=stale):
+            case Landed(entry, _, stale, shared):
+                if not shared or self._log.overtaken(flight, flight.seq):
+                    return False
+                if not self._suits(visit, flight, entry, stale=stale):
                     return False
                 await self._landed_or_failed(visit, plan, arrival, collapsed=True)
                 return True
@@ -187,8 +183,9 @@ class Relay:
 
     async def _failed(self, visit: Visit, plan: Fetch, status: int, account: Account) -> None:
         """A stale answer where one is stored, allowed and not purged meanwhile, else the error."""
-        stale = on_failure(plan.base, self._clock.now(), lost=account.fwd_status is None)
-        if stale is None or self._log.judge(stale.entry, visit.seen) is None:
+        base = None if plan.base is None else self._log.judge(plan.base, visit.seen)
+        stale = on_failure(base, self._clock.now(), lost=account.fwd_status is None)
+        if stale is None:
             self._answers.error(visit, status, account)
             return
         await self._serve(visit, stale.entry, replace(account, reason=Reason.STALE_IF_ERROR))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from proxy.flow.breaker import Breaker
 from proxy.flow.ports import Client, Origin
 from proxy.rules.keys import url_of
+from proxy.rules.lookup import has_credentials
 from proxy.rules.message import Request
 from proxy.rules.policy import KeyRule, Policy
 from proxy.rules.routes import Route, Unrouted, route
@@ -61,7 +62,6 @@ class Site:
 class Visit:
     """One routed and keyed request. `now` is when its head was complete, in monotonic seconds.
 
-    `shelf` is the key, told apart by whether the request says who asks: those never wait for each other.
     `seen` is the last invalidation applied when the store was asked.
     """
 
@@ -71,8 +71,14 @@ class Visit:
     lane: Lane
     key: str
     url: str
-    shelf: str
     tags: tuple[str, ...]
     request_id: str
     now: float
     seen: int
+
+    @property
+    def shelf(self) -> str:
+        """What requests must share to wait for each other: the key, the policy it is fetched under, and
+        whether they say who asks.
+        """
+        return f"{self.lane.fingerprint} {self.key}" + ("\n*" if has_credentials(self.request.fields) else "")

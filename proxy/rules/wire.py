@@ -5,6 +5,7 @@ differently are how requests are smuggled.
 """
 
 import re
+from ipaddress import IPv6Address
 from typing import Final
 
 from proxy.rules.fields import members
@@ -101,6 +102,11 @@ def _host(headers: Headers, fields: Fields, scheme: str) -> str:
         raise _malformed("Exactly one valid Host field is needed.")
     if match[1] is not None and int(match[1]) > 65535:
         raise _malformed("The port in Host is out of range.")
+    if host.startswith("["):
+        try:
+            IPv6Address(host[1 : host.index("]")])
+        except ValueError:
+            raise _malformed("The IPv6 address in Host is invalid.") from None
     return host.lower().removesuffix(_DEFAULT_PORT[scheme])
 
 
