@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from proxy.flow.background import Background
@@ -27,21 +28,21 @@ class Answers:
     ) -> None:
         self._clock, self._journal, self.request_ids, self._background = clock, journal, request_ids, background
 
-    async def watch(self, visit: Visit, work: Pending, fwd: Fwd | None) -> None:
+    async def watch(self, visit: Visit, work: Callable[[], Pending], fwd: Fwd | None) -> None:
         """Do the work for a client that may leave before it is done; then that is noted, once."""
         try:
-            await work
+            await work()
         except ClientError:
             self.note(visit, 499, Account(Reason.CLIENT_GONE, fwd=fwd), complete=False)
         except asyncio.CancelledError:
             self.note(visit, 499, Account(Reason.CLIENT_GONE, fwd=fwd), complete=False)
             raise
 
-    def serve(self, visit: Visit, entry: Entry, account: Account) -> Pending | None:
-        """Answer from an entry: at once, or as work to run where the body is large."""
+    def serve(self, visit: Visit, entry: Entry, account: Account) -> Callable[[], Pending] | None:
+        """Answer from an entry: at once, or as work still to do where the body is large."""
         reply = from_entry(visit.request, entry, self._clock.now(), self._account(visit, account))
         if reply.length is not None and reply.length > AT_ONCE and reply.body:
-            return self._write(visit, reply, _pieces(reply.body), account)
+            return partial(self._write, visit, reply, _pieces(reply.body), account)
         visit.client.send(reply.head, reply.body)
         self.note(visit, reply.status, account)
         return None

@@ -1,5 +1,6 @@
 """One request, top to bottom: route it, key it, look it up, decide, answer."""
 
+from functools import partial
 from typing import assert_never
 
 from proxy.flow.answers import Answers, Pending
@@ -37,6 +38,9 @@ class Exchange:
     def begin(self, request: Request, client: Client) -> Pending | None:
         """Answer now, or return what must wait for the upstream or a slow reader."""
         now = self._clock.now()
+        if request.method == "PURGE":  # an upstream would not know that it is not meant
+            self._answers.unrouted(request, client, 405, Reason.METHOD, (("Allow", "GET, HEAD"),), now)
+            return None
         routed = route(self.site.routes, request.host, request.path, request.method)
         if isinstance(routed, Unrouted):
             self._unrouted(request, client, routed, now)
@@ -57,7 +61,7 @@ class Exchange:
                 stale = self._stale_after_failure(visit, plan)
                 if stale is not None:
                     return self._serve(visit, stale)
-                return self._answers.watch(visit, self._relay.fetch(visit, plan), plan.fwd)
+                return self._answers.watch(visit, partial(self._relay.fetch, visit, plan), plan.fwd)
             case _:
                 assert_never(plan)
 
@@ -97,8 +101,8 @@ class Exchange:
 
     def _serve(self, visit: Visit, plan: Serve) -> Pending | None:
         ttl = int((plan.entry.fresh_until - visit.now) // 1)
-        pending = self._answers.serve(visit, plan.entry, Account(plan.reason, ttl=ttl))
-        return None if pending is None else self._answers.watch(visit, pending, None)
+        rest = self._answers.serve(visit, plan.entry, Account(plan.reason, ttl=ttl))
+        return None if rest is None else self._answers.watch(visit, rest, None)
 
     def _unrouted(self, request: Request, client: Client, found: Unrouted, now: float) -> None:
         if found.allow:

@@ -191,9 +191,9 @@ class Relay:
         await self._serve(visit, stale.entry, replace(account, reason=Reason.STALE_IF_ERROR))
 
     async def _serve(self, visit: Visit, entry: Entry, account: Account) -> None:
-        pending = self._answers.serve(visit, entry, account)
-        if pending is not None:
-            await pending
+        rest = self._answers.serve(visit, entry, account)
+        if rest is not None:
+            await rest()
 
 
 def _variant(visit: Visit, entry: Entry) -> Headers:
