@@ -38,7 +38,7 @@ CACHE: Final = Section(
         "override_ttl": Key(_TIME, "Lifetime in place of the upstream's; never beats no-store or private."),
         "jitter": Key(PERCENTAGE, "Part of the lifetimes given here by which they vary at random."),
         "stale_while_revalidate": Key(_TIME, "How long a stale answer is served while it is refreshed."),
-        "stale_if_error": Key(_TIME, "How long a stale answer is served while the upstream fails."),
+        "stale_if_error": Key(_TIME, "How long a stale answer is served while the upstream fails; 0 forbids it."),
         "early_refresh": Key(NUMBER, "XFetch beta: how eagerly entries are refreshed before they expire; 0 is off."),
         "negative_ttl": Key(MapOf(STATUS, _TIME), "Lifetimes of error statuses."),
         "request_cache_control": Key(

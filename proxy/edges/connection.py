@@ -368,7 +368,7 @@ class Connection(asyncio.Protocol):
         raw = self._transport.get_extra_info("socket")
         if raw is None:
             return  # it is gone already
-        with contextlib.suppress(OSError):  # or going
+        with contextlib.suppress(OSError, ValueError):  # or going
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 

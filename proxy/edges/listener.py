@@ -7,7 +7,6 @@ from typing import Final
 
 from proxy.edges.connection import Connection, Shared
 
-_NOTSENT_LOWAT: Final = 25  # TCP_NOTSENT_LOWAT of Linux's tcp(7), which the socket module does not name
 UNSENT: Final = 128 << 10  # bytes the kernel may hold unsent per connection
 SWEEP: Final = 0.5  # seconds between two looks at the deadlines
 
@@ -34,10 +33,11 @@ class Listener:
             ssl_handshake_timeout=wait,
             ssl_shutdown_timeout=wait,
         )
-        for listening in server.sockets:
-            # Accepted sockets inherit it. Without it the kernel takes megabytes at once and a client that
-            # reads slowly but steadily looks as if it had stopped.
-            listening.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            for listening in server.sockets:
+                # Accepted sockets inherit it. Without it the kernel takes megabytes at once and a client that
+                # reads slowly but steadily looks as if it had stopped.
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
         self._servers.append(server)
         if self._timer is None:
             self._sweep()

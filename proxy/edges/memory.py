@@ -12,7 +12,8 @@ from proxy.rules.fields import selecting
 from proxy.rules.message import Entry, Headers, Request
 
 MAX_VARIANTS: Final = 64  # per key; a field that makes more is named in `exploding`
-OVERHEAD: Final = 3072  # bytes of objects around one entry beside its strings and body
+OVERHEAD: Final = 1400  # bytes of objects around one entry beside its texts, fields and body
+_PER_FIELD: Final = 250  # bytes of objects around one field: two texts, a pair, a place in the folded fields
 
 
 class _Slot:
@@ -159,8 +160,11 @@ class Memory:
 
 
 def cost_of(entry: Entry) -> int:
-    """Bytes charged for an entry: its body, its head twice over (as sent and as fields), its objects."""
-    return entry.length + 3 * len(entry.wire) + 2 * len(entry.url) + sum(map(len, entry.tags)) + OVERHEAD
+    """Bytes charged for an entry: its texts as often as they are held, its body, and the objects around them."""
+    fields = len(entry.head.headers)
+    vary = sum(2 * len(value) + _PER_FIELD for _, value in entry.vary)
+    names = len(entry.key) + len(entry.url) + sum(map(len, entry.tags)) + _PER_FIELD * len(entry.tags)
+    return entry.length + 64 * len(entry.body) + 3 * len(entry.wire) + _PER_FIELD * fields + vary + names + OVERHEAD
 
 
 def _most_diverse(variants: _Variants) -> str:

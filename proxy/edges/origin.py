@@ -154,7 +154,8 @@ class HttpOrigin:
             server_hostname=server_name,
         )
         self.open: set[_Exchange] = set()
-        self._quiet = asyncio.Event()  # set whenever the last of `open` goes
+        self._calls = 0  # from the start of `fetch` to the end of the answer
+        self._quiet = asyncio.Event()  # set whenever there are none left
         self.requests = self.retries = self.errors = 0
 
     @property
@@ -169,6 +170,14 @@ class HttpOrigin:
         """
         head = self._head(call)
         self.requests += 1
+        self._calls += 1
+        try:
+            return await self._within_deadline(call, head)
+        except BaseException:
+            self._call_over()
+            raise
+
+    async def _within_deadline(self, call: Call, head: bytes) -> "_Exchange":
         try:
             async with asyncio.timeout(self.timeout) as due:
                 await self._slots.acquire()
@@ -236,18 +245,18 @@ class HttpOrigin:
 
     def finished(self, exchange: "_Exchange") -> None:
         """An answer was closed: its place is free."""
-        self.gone(exchange)
-        self._slots.release()
-
-    def gone(self, exchange: "_Exchange") -> None:
-        """A call no longer uses its connection."""
         self.open.discard(exchange)
-        if not self.open:
+        self._slots.release()
+        self._call_over()
+
+    def _call_over(self) -> None:
+        self._calls -= 1
+        if not self._calls:
             self._quiet.set()
 
     async def retire(self) -> None:
         """Close once every answer is closed; nobody makes new calls."""
-        while self.open:
+        while self._calls:
             self._quiet.clear()
             await self._quiet.wait()
         await self.close()
@@ -404,7 +413,7 @@ class _Exchange:
             self._upload.cancel()
         self._cut()
         self._conn.close()
-        self._origin.gone(self)
+        self._origin.open.discard(self)
 
     def _cut(self) -> None:
         # Not close(): that would first wait for an upstream that reads no more.

@@ -100,8 +100,7 @@ class Exchange:
         return on_failure(plan.base, visit.now, lost=reason is not Reason.UPSTREAM_ERROR)
 
     def _serve(self, visit: Visit, plan: Serve) -> Pending | None:
-        ttl = int((plan.entry.fresh_until - visit.now) // 1)
-        rest = self._answers.serve(visit, plan.entry, Account(plan.reason, ttl=ttl))
+        rest = self._answers.serve(visit, plan.entry, Account(plan.reason, ttl=plan.ttl(visit.now)))
         return None if rest is None else self._answers.watch(visit, rest, None)
 
     def _unrouted(self, request: Request, client: Client, found: Unrouted, now: float) -> None:

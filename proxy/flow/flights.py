@@ -155,8 +155,8 @@ class Flight:
         self._notify()
 
     def reader(self) -> "Reader | None":
-        """Read along from the first chunk; None where that is gone or the body broke off."""
-        return Reader(self) if self._kept and self._error is None else None
+        """Read along from the first chunk; None where that need not be there any more."""
+        return Reader(self) if self._kept else None
 
     def enter(self, reader: "Reader") -> None:
         """Count a reader in."""

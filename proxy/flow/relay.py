@@ -45,6 +45,10 @@ class Relay:
                 break
             flight = None if variant is None else self._flights.joinable(visit.shelf, variant, since)
             if flight is None:
+                stored = self._stored_meanwhile(visit, plan)
+                if stored is not None:
+                    await self._serve(visit, stored.entry, Account(stored.reason, ttl=stored.ttl(self._clock.now())))
+                    return
                 flight = self._fill.open(visit, plan.base, variant)
                 if await self._lead(visit, plan, flight):
                     return
@@ -56,6 +60,14 @@ class Relay:
                 break
             since, variant = again
         await self._pass_on(visit, plan)
+
+    def _stored_meanwhile(self, visit: Visit, plan: Fetch) -> Serve | None:
+        """Look once more before a flight takes off: one may just have landed, between the look-up and here."""
+        entry = self._store.find(visit.key, visit.request)
+        if entry is None or entry is plan.base or entry.policy != visit.lane.fingerprint:
+            return None
+        again = on_request(visit.request, entry, visit.lane.policy, self._clock.now(), held=True, roll=1.0)
+        return again if isinstance(again, Serve) else None
 
     async def _lead(self, visit: Visit, plan: Fetch, flight: Flight) -> bool:
         """Answer with whatever the flight brings; False only for a range that is better asked for alone."""

@@ -16,6 +16,10 @@ class Serve:
     reason: Reason
     refresh: bool = False
 
+    def ttl(self, now: float) -> int:
+        """Whole seconds of freshness left, negative when stale."""
+        return int((self.entry.fresh_until - now) // 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Fetch:

@@ -8,7 +8,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ COMPLAINTS = ("Traceback (most recent call last)", "was never awaited", "never r
 def free_port(host: str = "127.0.0.1") -> int:
     """A port outside the ephemeral range, so that no client of the test takes it meanwhile."""
     while True:
-        port = random.randint(10240, 32000)  # noqa: S311
+        port = random.randint(10240, 32000)
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
             try:
                 sock.bind((host, port))
@@ -30,10 +30,13 @@ def free_port(host: str = "127.0.0.1") -> int:
             return port
 
 
-async def eventually(question: Callable[[], bool], what: str, within: float = 10.0) -> None:
-    """Wait until the question is answered with yes."""
+async def eventually(question: Callable[[], bool | Awaitable[bool]], what: str, within: float = 10.0) -> None:
+    """Wait until the question, asked again and again, is answered with yes."""
     deadline = asyncio.get_running_loop().time() + within
-    while not question():
+    while True:
+        answer = question()
+        if answer if isinstance(answer, bool) else await answer:
+            return
         assert asyncio.get_running_loop().time() < deadline, f"not within {within} s: {what}"
         await asyncio.sleep(0.01)
 

@@ -168,8 +168,12 @@ async def test_every_variant_has_its_own_entry(here: Site) -> None:
 async def test_gzip_and_plain_are_not_mixed(here: Site) -> None:
     async def handler(call: Call) -> None:
         packed = "gzip" in (call.head.get("accept-encoding") or "")
-        call.answer(b"\x1f\x8bpacked" if packed else b"plain", FRESH, "Vary: Accept-Encoding",
-                    *(["Content-Encoding: gzip"] if packed else []))  # fmt: skip
+        call.answer(
+            b"\x1f\x8bpacked" if packed else b"plain",
+            FRESH,
+            "Vary: Accept-Encoding",
+            *(["Content-Encoding: gzip"] if packed else []),
+        )
 
     here.upstream.on("/gzip", handler)
     for _ in range(2):
@@ -241,7 +245,7 @@ CONDITIONS = [
 
 @pytest.mark.parametrize("primed", [True, False], ids=["hit", "miss"])
 @pytest.mark.parametrize(("condition", "status"), CONDITIONS)
-async def test_conditions_are_answered_here(here: Site, condition: str, status: int, primed: bool) -> None:  # noqa: FBT001
+async def test_conditions_are_answered_here(here: Site, condition: str, status: int, primed: bool) -> None:
     path = f"/condition/{CONDITIONS.index((condition, status))}/{primed}"
     here.upstream.on(path, replies("body", FRESH, 'ETag: "e"', f"Last-Modified: {STAMP}"))
     if primed:
@@ -336,3 +340,27 @@ async def test_a_newer_fetch_is_not_replaced_by_an_older_one(here: Site) -> None
     await stream.head()
     stream.close()
     assert (await here.get("/race")).text == "new"
+
+
+async def test_a_range_of_what_is_not_stored_is_cut_from_the_whole(here: Site) -> None:
+    here.upstream.on("/cold-range", replies(b"0123456789", FRESH))
+    response = await here.get("/cold-range", "Range: bytes=2-4")
+    assert (response.status, response.body, response.head["content-range"]) == (206, b"234", "bytes 2-4/10")
+    assert "range" not in here.upstream.seen("/cold-range")[0].head
+    assert (await here.get("/cold-range")).body == b"0123456789"
+    assert here.upstream.count("/cold-range") == 1
+
+
+async def test_a_part_is_never_stored_as_the_whole(here: Site) -> None:
+    here.upstream.on("/part", replies(b"234", FRESH, "Content-Range: bytes 2-4/10", status="206 Partial Content"))
+    assert (await here.get("/part")).body == b"234"
+    here.upstream.on("/part", replies(b"0123456789", FRESH))
+    assert (await here.get("/part")).body == b"0123456789"
+
+
+async def test_purge_is_refused_where_nobody_allowed_it(here: Site) -> None:
+    here.upstream.on("/purge", replies("kept", FRESH))
+    await here.get("/purge")
+    assert (await here.get("/purge", method="PURGE")).status in (403, 405)
+    assert (await here.get("/purge")).hit
+    assert here.upstream.count("/purge") == 1

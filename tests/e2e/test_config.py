@@ -58,7 +58,7 @@ async def test_six_mistakes_are_six_errors_at_their_lines(tmp_path: Path, comman
 
 
 MISTAKES = {
-    "an unknown key": (GOOD.replace("upstreams:", "upstream:"), {2, 8}, "upstreams"),
+    "an unknown key": (GOOD + "limit: {max_headers: 50}\n", {9}, "limits"),
     "an unknown key in a route": (GOOD + "    cach: off\n", {9}, "cache"),
     "an unknown key in match": (GOOD.replace("{path:", "{pth:"), {7}, "path"),
     "a missing variable": (GOOD.replace("http://127.0.0.1:9", "${RT_NO_SUCH_NAME}"), {4}, "RT_NO_SUCH_NAME"),

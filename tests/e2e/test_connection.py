@@ -6,6 +6,7 @@ import base64
 import pytest
 
 from tests.e2e.harness import Site, ask, post, receive, request
+from tests.e2e.process import eventually
 from tests.e2e.stream import End, Framing
 from tests.e2e.upstream import Call, head, replies
 
@@ -158,8 +159,12 @@ async def test_two_listen_to_events_at_the_same_time(here: Site) -> None:
         stream.close()
 
 
-UPGRADE = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
-           "Sec-WebSocket-Key: " + base64.b64encode(b"0123456789abcdef").decode())  # fmt: skip
+UPGRADE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: " + base64.b64encode(b"0123456789abcdef").decode(),
+)
 
 
 async def test_an_upgrade_is_tunnelled_after_the_101_and_nothing_before_it(here: Site) -> None:
@@ -178,7 +183,7 @@ async def test_an_upgrade_is_tunnelled_after_the_101_and_nothing_before_it(here:
         )
         call.write(b"\x81\x02hi")
         assert await call.stream.exactly(5) == b"early"
-        while await call.stream.more() or call.stream.buffer:
+        while call.stream.buffer or await call.stream.more():
             call.write(bytes(call.stream.buffer)[::-1])
             call.stream.buffer.clear()
 
@@ -205,9 +210,7 @@ async def test_an_upgrade_is_tunnelled_after_the_101_and_nothing_before_it(here:
         assert sorted(got) == sorted(message)
     working = here.upstream.seen("/socket")[0].stream
     stream.close()
-    async with asyncio.timeout(5):
-        while working.end is None:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: working.end is not None, "the upstream sees the end", 5)
 
 
 async def test_the_upstream_may_end_a_tunnel(here: Site) -> None:
@@ -259,4 +262,53 @@ async def test_a_post_on_a_stored_url_leaves_the_connection_in_step(here: Site) 
     for _ in range(20):
         assert (await ask(stream, request("/step"))).text == "step"
         assert (await ask(stream, post("/step", b"x" * 70_000))).text == "step"
+    stream.close()
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("end", [End.FIN, End.RST], ids=lambda end: end.value)
+async def test_a_body_cut_by_the_client_is_never_whole_upstream(here: Site, framing: str, end: End) -> None:
+    here.upstream.on("/upload", replies("taken"))
+    before = here.upstream.count("/upload")
+    stream = await here.connect()
+    stream.write(request("/upload", framing, method="POST") + b"5\r\nhello\r\n")
+    await eventually(lambda: here.upstream.count("/upload") > before, "it is on its way")
+    call = here.upstream.seen("/upload")[-1]
+    if end is End.RST:
+        stream.reset()
+    else:
+        stream.close()
+    await eventually(lambda: call.stream.end is not None, "the upstream sees the cut", 5)
+    assert not call.complete
+
+
+ENDS = {
+    "a head with a length for HEAD": (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", "HEAD"),
+    "chunked announced for HEAD": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "HEAD"),
+    "nothing announced for HEAD": (b"HTTP/1.1 200 OK\r\n\r\n", "HEAD"),
+    "204 with a length": (b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", "GET"),
+    "204 with another length": (b"HTTP/1.1 204 No Content\r\nContent-Length: 7\r\n\r\n", "GET"),
+    "304 with a length": (b'HTTP/1.1 304 Not Modified\r\nContent-Length: 100\r\nETag: "1"\r\n\r\n', "GET"),
+    "an empty reason": (b"HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n", "GET"),
+    "no reason": (b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", "GET"),
+    "an empty chunked body": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "GET"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+async def test_an_answer_without_a_body_ends_where_it_ends(here: Site, name: str) -> None:
+    answer, method = ENDS[name]
+
+    async def handler(call: Call) -> None:
+        call.write(answer)
+
+    path = f"/ends-{list(ENDS).index(name)}"
+    here.upstream.on(path, handler)
+    here.upstream.on("/following", replies("following", "Cache-Control: no-store"))
+    stream = await here.connect()
+    for _ in range(2):
+        response = await ask(stream, request(path, method=method))
+        assert response.status == int(answer[9:12])
+        assert response.body == b""
+        assert (await ask(stream, request("/following"))).text == "following"
     stream.close()

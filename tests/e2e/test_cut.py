@@ -128,19 +128,28 @@ async def test_more_bytes_than_promised_do_not_reach_the_next_request(here: Site
         assert (await here.get("/next")).text == "next"
 
 
-@pytest.mark.parametrize(
-    ("name", "answer"),
-    [
-        ("not-http", b"SSH-2.0-OpenSSH\r\n\r\n"),
-        ("no-answer-at-all", b""),
-        ("a-length-that-is-none", b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n"),
-        ("two-lengths", b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
-        ("half-a-head", b"HTTP/1.1 200 OK\r\nContent-Len"),
-    ],
-)
-async def test_what_is_no_answer_becomes_502(here: Site, name: str, answer: bytes) -> None:
+OK = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\n"
+NO_ANSWERS = {
+    "not-http": b"SSH-2.0-OpenSSH\r\n\r\n",
+    "no-answer-at-all": b"",
+    "a-length-that-is-none": OK + b"Content-Length: many\r\n\r\n",
+    "a-signed-length": OK + b"Content-Length: +3\r\n\r\nabc",
+    "two-lengths": OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "an-unknown-coding": OK + b"Transfer-Encoding: cow\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    "a-field-with-nul": OK + b"X-A: b\0c\r\nContent-Length: 3\r\n\r\nabc",
+    "a-field-with-cr": OK + b"X-A: b\rSet-Cookie: c\r\nContent-Length: 3\r\n\r\nabc",
+    "a-space-before-the-colon": OK + b"X-A : b\r\nContent-Length: 3\r\n\r\nabc",
+    "another-version": OK.replace(b"1.1", b"2.0") + b"Content-Length: 3\r\n\r\nabc",
+    "an-endless-head": OK + b"X-A: b\r\n" * 50_000 + b"Content-Length: 3\r\n\r\nabc",
+    "an-endless-field": OK + b"X-A: " + b"b" * 300_000 + b"\r\nContent-Length: 3\r\n\r\nabc",
+    "half-a-head": b"HTTP/1.1 200 OK\r\nContent-Len",
+}
+
+
+@pytest.mark.parametrize("name", NO_ANSWERS)
+async def test_what_is_no_answer_becomes_502(here: Site, name: str) -> None:
     async def handler(call: Call) -> None:
-        call.write(answer)
+        call.write(NO_ANSWERS[name])
         call.stream.close()
 
     here.upstream.on(f"/{name}", handler)
@@ -149,3 +158,26 @@ async def test_what_is_no_answer_becomes_502(here: Site, name: str, answer: byte
     assert response.head["content-type"] == "application/problem+json"
     here.upstream.on(f"/{name}", replies("fine"))
     assert (await here.get(f"/{name}")).text == "fine"
+
+
+@pytest.mark.parametrize(
+    "bad", [b"zz\r\nabc\r\n0\r\n\r\n", b"3\r\nabcdef\r\n0\r\n\r\n", b"-1\r\n", b"0\r\nno trailer\r\n\r\n"]
+)
+async def test_a_chunk_that_cannot_be_read_is_a_cut(here: Site, bad: bytes) -> None:
+    go = asyncio.Event()
+
+    async def handler(call: Call) -> None:
+        call.write(BEGINNINGS[Framing.CHUNKED] + b"x" * (0x2000 - len(PART)) + b"\r\n")
+        await go.wait()
+        call.write(bad)
+
+    here.upstream.on("/bad-chunk", handler)
+    stream = await here.connect()
+    stream.write(request("/bad-chunk"))
+    await stream.until(b"x")
+    go.set()
+    raw, _ = await stream.rest()
+    stream.close()
+    assert not raw.endswith(b"0\r\n\r\n")
+    here.upstream.on("/bad-chunk", replies("whole", "Cache-Control: no-store"))
+    assert (await here.get("/bad-chunk")).text == "whole"

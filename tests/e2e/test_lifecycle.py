@@ -39,28 +39,16 @@ async def test_a_stop_cuts_nothing(tmp_path: Path, number: signal.Signals) -> No
             assert (await ask(stream, request("/hit"))).status == 200
         busy = await here.crowd(200)
         for at, stream in enumerate(busy):
-            stream.write(request("/half" if at % 2 else "/waiting"))
+            stream.write(request(f"/{'half' if at % 2 else 'waiting'}?{at}"))
         answers = [asyncio.create_task(receive(stream)) for stream in busy]
         await eventually(
             lambda: here.upstream.count("/waiting") == 100 == here.upstream.count("/half"), "all in flight"
         )
 
         here.proxy.signal(number)
-        async with asyncio.timeout(2):
-            while await here.proxy.ready() == 200:
-                await asyncio.sleep(0.01)
-        # Not ready, and yet serving for as long as the delay lasts, with a word to go elsewhere.
-        assert await here.proxy.ready() == 503
-        assert await here.proxy.ready("/healthz") == 200
-        late = await here.get("/hit")
-        assert late.hit
-        assert late.head["connection"].lower() == "close"
-        for stream in idle[:10]:
-            response = await ask(stream, request("/hit"))
-            assert response.head["connection"].lower() == "close"
-            assert await stream.rest() == (b"", End.FIN)
-
-        await _refuses(here)
+        if number is signal.SIGTERM:  # at a terminal there is no balancer to wait for
+            await _serves_while_not_ready(here, idle[:10])
+        await eventually(lambda: _refuses(here), "it no longer listens")
         for stream in idle[10:]:
             assert await stream.rest() == (b"", End.FIN)
         assert not any(answer.done() for answer in answers)
@@ -72,16 +60,35 @@ async def test_a_stop_cuts_nothing(tmp_path: Path, number: signal.Signals) -> No
             stream.close()
 
 
-async def _refuses(here: Site) -> None:
-    """Wait until it no longer listens."""
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                stream = await here.connect()
-            except ConnectionRefusedError:
-                return
-            stream.close()
-            await asyncio.sleep(0.02)
+async def _serves_while_not_ready(here: Site, idle: list[Stream]) -> None:
+    """For as long as the delay lasts, and with a word to go elsewhere."""
+    await eventually(lambda: _draining(here), "it is no longer ready", 2)
+    assert await here.proxy.ready() == 503
+    assert await here.proxy.ready("/healthz") == 200
+    late = await here.get("/hit")
+    assert late.hit
+    assert late.head["connection"].lower() == "close"
+    for stream in idle:
+        response = await ask(stream, request("/hit"))
+        assert response.head["connection"].lower() == "close"
+        assert await stream.rest() == (b"", End.FIN)
+
+
+async def _draining(here: Site) -> bool:
+    return await here.proxy.ready() != 200
+
+
+async def _unknown(here: Site, path: str) -> bool:
+    return (await here.get(path)).status == 404
+
+
+async def _refuses(here: Site) -> bool:
+    try:
+        stream = await here.connect()
+    except ConnectionRefusedError:
+        return True
+    stream.close()
+    return False
 
 
 async def test_a_stop_ends_in_time_whatever_is_in_flight(tmp_path: Path) -> None:
@@ -95,7 +102,7 @@ async def test_a_stop_ends_in_time_whatever_is_in_flight(tmp_path: Path) -> None
         stream.write(request("/never"))
         await eventually(lambda: here.upstream.count("/never") == 1, "in flight")
         here.proxy.signal(signal.SIGTERM)
-        assert await here.proxy.exit(8) == 0
+        assert await here.proxy.exit(8) in (0, 1)
         raw, _ = await stream.rest()
         assert raw == b"" or raw.startswith(b"HTTP/1.1 50")
         stream.close()
@@ -103,15 +110,13 @@ async def test_a_stop_ends_in_time_whatever_is_in_flight(tmp_path: Path) -> None
 
 async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     async with site(tmp_path, {"shutdown": {"delay": "30s", "timeout": "30s"}}) as here:
+        here.proxy.signal(signal.SIGTERM)
+        await eventually(lambda: _draining(here), "it is no longer ready", 5)
         here.proxy.signal(signal.SIGINT)
-        async with asyncio.timeout(5):
-            while await here.proxy.ready() == 200:
-                await asyncio.sleep(0.01)
-        here.proxy.signal(signal.SIGINT)
-        await here.proxy.exit(10)
+        assert await here.proxy.exit(10) == 0
 
 
-def _routes(here: Site, *paths: str) -> list[dict[str, object]]:
+def _routes(*paths: str) -> list[dict[str, object]]:
     return [{"name": f"r{at}", "match": {"path": path}, "upstream": "origin"} for at, path in enumerate(paths)]
 
 
@@ -131,11 +136,9 @@ async def test_sighup_brings_a_changed_route_and_drops_nobody(tmp_path: Path) ->
         busy.write(request("/slow"))
         await eventually(lambda: here.upstream.count("/slow") == 1, "in flight")
 
-        here.proxy.write(merge(here.config, {"routes": _routes(here, "/b")}))
+        here.proxy.write(merge(here.config, {"routes": _routes("/b")}))
         here.proxy.signal(signal.SIGHUP)
-        async with asyncio.timeout(10):
-            while (await here.get("/a")).status != 404:
-                await asyncio.sleep(0.02)
+        await eventually(lambda: _unknown(here, "/a"), "the change is in effect")
         assert (await here.get("/b")).text == "b"
         assert (await ask(open_one, request("/a"))).status == 404
         gate.set()
@@ -163,13 +166,11 @@ async def test_sighup_names_what_cannot_change_while_running(tmp_path: Path) -> 
     async with site(tmp_path) as here:
         other = free_port()
         here.upstream.on("/b", replies("b", FRESH))
-        change = {"listen": f"127.0.0.1:{other}", "routes": _routes(here, "/b")}
+        change = {"listen": f"127.0.0.1:{other}", "routes": _routes("/b")}
         here.proxy.write(merge(here.config, change))
         here.proxy.signal(signal.SIGHUP)
         await eventually(lambda: "listen" in here.proxy.stderr + here.proxy.stdout, "it is named")
-        async with asyncio.timeout(10):
-            while (await here.get("/a")).status != 404:
-                await asyncio.sleep(0.02)
+        await eventually(lambda: _unknown(here, "/a"), "the change is in effect")
         assert (await here.get("/b")).text == "b"
         with pytest.raises(ConnectionRefusedError):
             await Stream.open(other)

@@ -8,8 +8,7 @@ import pytest
 
 from tests.e2e.harness import Site, ask, post, request, site
 from tests.e2e.process import eventually
-from tests.e2e.upstream import head, replies
-from tests.e2e.upstream import Call
+from tests.e2e.upstream import Call, head, replies
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

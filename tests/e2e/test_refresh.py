@@ -53,11 +53,13 @@ async def test_nobody_waits_for_a_refresh_and_there_is_only_one(here: Site) -> N
     assert max(waits) < 0.5
     assert here.upstream.count("/swr") == 2
 
-    async with asyncio.timeout(5):
-        while (await here.get("/swr")).text != "new":
-            await asyncio.sleep(0.01)
+    await eventually(lambda: _says(here, "/swr", "new"), "the refresh is in")
     assert re.fullmatch(r"readthrough; hit; ttl=\d+", (await here.get("/swr")).cache)
     assert here.upstream.count("/swr") == 2
+
+
+async def _says(here: Site, path: str, text: str) -> bool:
+    return (await here.get(path)).text == text
 
 
 async def test_a_failed_refresh_keeps_the_stale_answer(here: Site) -> None:
@@ -107,11 +109,13 @@ async def test_stale_if_error_answers_for(here: Site, name: str, failure: Handle
     assert "hit" not in response.cache
     assert says in response.cache
     assert response.age >= 1
+    asked = here.upstream.count(path)
+    assert asked - 1 in (1, 2)  # a reset on a connection that was used before is tried anew, once
 
     # Those who come right after do not wait out the failure again.
     again = await here.get(path)
     assert again.text == "old"
-    assert here.upstream.count(path) == 2
+    assert here.upstream.count(path) == asked
 
 
 async def test_without_a_window_the_error_is_the_answer(here: Site) -> None:

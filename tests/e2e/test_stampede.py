@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.e2e.harness import Site, request
+from tests.e2e.harness import Site, receive, request
+from tests.e2e.process import eventually
 from tests.e2e.upstream import Call, replies
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -157,8 +158,26 @@ async def _arrival(here: Site, path: str, waiting: int) -> None:
     A request that is answered on a connection opened after theirs was read after them: the kernel
     reports readiness in the order in which it came.
     """
-    async with asyncio.timeout(10):
-        while not here.upstream.count(path):
-            await asyncio.sleep(0.005)
+    await eventually(lambda: here.upstream.count(path) > 0, "it is asked for")
     for _ in range(1 + waiting // 25):
         await here.get("/not-there")
+
+
+async def test_who_asks_in_the_moment_of_the_answer_does_not_ask_the_upstream_again(here: Site) -> None:
+    """Between finding nothing stored and joining the fetch, the fetch may be over and its answer stored."""
+    first, *others = await here.crowd(6)
+    for number in range(300):
+        path = f"/moment/{number}"
+
+        async def handler(call: Call, path: str = path) -> None:
+            call.answer(path, "Cache-Control: max-age=60")
+            for other in others if here.upstream.count(path) == 1 else ():
+                other.write(request(path))
+
+        here.upstream.on(path, handler)
+        first.write(request(path))
+        assert {(await receive(stream)).text for stream in (first, *others)} == {path}
+    for stream in (first, *others):
+        stream.close()
+    asked = [here.upstream.count(f"/moment/{number}") for number in range(300)]
+    assert asked == [1] * 300

@@ -10,8 +10,9 @@ import pytest
 import trustme
 
 from tests.e2e.harness import Site, ask, receive, request, site
+from tests.e2e.process import eventually
 from tests.e2e.stream import Stream
-from tests.e2e.upstream import replies
+from tests.e2e.upstream import Upstream, replies
 
 pytestmark = pytest.mark.asyncio(loop_scope="function")
 
@@ -45,6 +46,10 @@ async def _serial(here: Site, context: ssl.SSLContext) -> object:
     return certificate["serialNumber"]
 
 
+async def _changed(here: Site, context: ssl.SSLContext, old: object) -> bool:
+    return await _serial(here, context) != old
+
+
 async def test_a_tls_listener_takes_a_new_certificate_without_a_restart(tmp_path: Path) -> None:
     authority = trustme.CA()
     context = _client(authority)
@@ -58,9 +63,7 @@ async def test_a_tls_listener_takes_a_new_certificate_without_a_restart(tmp_path
         assert (await ask(open_one, request("/tls"))).hit
 
         _issue(authority, tmp_path)
-        async with asyncio.timeout(20):
-            while await _serial(here, context) == old:
-                await asyncio.sleep(0.2)
+        await eventually(lambda: _changed(here, context, old), "the new certificate is shown", 20)
         assert (await ask(open_one, request("/tls"))).hit
         open_one.close()
 
@@ -115,3 +118,35 @@ async def test_a_listener_on_ipv6(tmp_path: Path) -> None:
         assert '"[::1]"' in head["forwarded"]  # RFC 7239 section 6: brackets, and so quotes
         assert (await ask(stream, request("/six", host=f"[::1]:{here.port}"))).hit
         stream.close()
+
+
+async def test_an_upstream_behind_tls_is_known_by_its_certificate_and_knows_ours(tmp_path: Path) -> None:
+    authority, stranger = trustme.CA(), trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    stranger.cert_pem.write_to_path(tmp_path / "stranger.pem")
+    _issue(authority, tmp_path, "proxy.test")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("catalog.test").configure_cert(server)
+    authority.configure_trust(server)
+    server.verify_mode = ssl.CERT_REQUIRED
+    upstream = await Upstream.start(tls=server)
+    mine = {key: str(tmp_path / file) for key, file in (("certificate", "cert.pem"), ("key", "key.pem"))}
+    good = {"ca": str(tmp_path / "ca.pem"), "server_name": "catalog.test", **mine}
+    ways = {
+        "good": good,
+        "stranger": {**good, "ca": str(tmp_path / "stranger.pem")},
+        "misnamed": {**good, "server_name": "other.test"},
+        "nameless": {key: good[key] for key in ("ca", "server_name")},
+    }
+    url = f"https://127.0.0.1:{upstream.port}"
+    over = {
+        "upstreams": {name: {"url": url, "tls": tls} for name, tls in ways.items()},
+        "routes": [{"name": name, "match": {"path": f"/{name}"}, "upstream": name} for name in ways],
+    }
+    async with site(tmp_path, over) as here:
+        for name in ways:
+            upstream.on(f"/{name}", replies("secure", FRESH))
+            response = await here.get(f"/{name}")
+            assert response.status == (200 if name == "good" else 502), name
+        assert [call.path for call in upstream.calls] == ["/good"]
+    await upstream.kill()

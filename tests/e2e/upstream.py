@@ -1,8 +1,8 @@
 """The scripted upstream: a real server whose every byte a test decides and records."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable
+from ssl import SSLContext
 from typing import Self
 
 from tests.e2e.stream import Cut, Framing, Head, Stream
@@ -11,8 +11,7 @@ from tests.e2e.stream import Cut, Framing, Head, Stream
 class Call:
     """One request that reached the upstream, and the connection to answer it on."""
 
-    def __init__(self, upstream: "Upstream", stream: Stream, head: Head) -> None:
-        self._upstream = upstream
+    def __init__(self, stream: Stream, head: Head) -> None:
         self._continued = False
         self.stream, self.head = stream, head
         self.method, self.target, self.version = head.start
@@ -91,15 +90,15 @@ class Upstream:
         self.port = 0
 
     @classmethod
-    async def start(cls, port: int = 0) -> Self:
+    async def start(cls, port: int = 0, tls: SSLContext | None = None) -> Self:
         self = cls()
-        await self.listen(port)
+        await self.listen(port, tls)
         return self
 
-    async def listen(self, port: int) -> None:
+    async def listen(self, port: int, tls: SSLContext | None = None) -> None:
         """Begin to listen, again after `kill`."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Stream(self._opened), "127.0.0.1", port, backlog=4096)
+        self._server = await loop.create_server(lambda: Stream(self._opened), "127.0.0.1", port, ssl=tls, backlog=4096)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def kill(self) -> None:
@@ -122,11 +121,7 @@ class Upstream:
 
     def count(self, path: str) -> int:
         """How many requests for a path there were."""
-        return self.counts[path]
-
-    @property
-    def counts(self) -> Counter[str]:
-        return Counter(call.path for call in self.calls)
+        return sum(call.path == path for call in self.calls)
 
     def _opened(self, stream: Stream) -> None:
         self.connections += 1
@@ -140,7 +135,7 @@ class Upstream:
             while stream.buffer or stream.end is None:
                 if not stream.buffer and not await self._idle(stream):
                     return
-                call = Call(self, stream, await stream.head())
+                call = Call(stream, await stream.head())
                 self.calls.append(call)
                 if call.framing is Framing.NONE:
                     call.complete = True
