@@ -117,6 +117,8 @@ def on_head(got: Fetched, policy: Policy, stored: Entry) -> Freshen | None:
 def _freshen(got: Fetched, policy: Policy, stored: Entry) -> Freshen:
     """Update the stored head with the new fields (RFC 9111 sections 3.2 and 4.3.4)."""
     new = tuple((n, v) for n, v in got.head.headers if n.lower() not in _PRESERVED)
+    if "date" not in got.head.fields:  # RFC 9110 section 6.6.1: then it is when it came
+        new = (*new, ("Date", format_date(got.wall)))
     replaced = {n.lower() for n, _ in new} | {"age"}
     headers = (*((n, v) for n, v in stored.head.headers if n.lower() not in replaced), *new)
     head = replace(stored.head, headers=headers, fields=fold(headers))

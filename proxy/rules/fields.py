@@ -16,7 +16,8 @@ Directives = Mapping[str, str | None]
 MAX_DELTA: Final = 1 << 31  # RFC 9111 section 1.2.2: larger values are read as this many seconds
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_DIRECTIVE: Final = re.compile(rf'[\s,]*({_TOKEN})(?:=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?\s*(?:,|\Z)')
+_SEPARATORS: Final = re.compile(r"[\s,]*")
+_DIRECTIVE: Final = re.compile(rf'({_TOKEN})(?:=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?\s*(?:,|\Z)')
 _SF_MEMBER: Final = re.compile(
     r"[ \t]*([a-z*][a-z0-9_\-.*]*)(?:=(-?\d{1,15}(?:\.\d{1,3})?|\"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\"\\])*\"|\?[01]"
     r"|[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*))?(?:;[ ]*[a-z*][a-z0-9_\-.*]*(?:=[^;,]*)?)*[ \t]*(,|\Z)"
@@ -44,16 +45,22 @@ def directives(value: str | None) -> Directives:
     found: dict[str, str | None] = {}
     if value is None:
         return found
-    at = 0
+    at = _skip(value, 0)
     while at < len(value):
         match = _DIRECTIVE.match(value, at)
         if match is None:  # not a directive: go on behind the next comma outside quotes
-            at = _next_member(value, at)
+            at = _skip(value, _next_member(value, at))
             continue
         name, quoted, plain = match.groups()
         found.setdefault(name.lower(), quoted if quoted is not None else plain)
-        at = match.end()
+        at = _skip(value, match.end())
     return found
+
+
+def _skip(value: str, at: int) -> int:
+    """The end of the white space and empty members that begin here."""
+    match = _SEPARATORS.match(value, at)
+    return at if match is None else match.end()
 
 
 def _next_member(value: str, at: int) -> int:

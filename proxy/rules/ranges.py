@@ -74,7 +74,9 @@ def not_modified(fields: Fields, response: Fields, date: float) -> bool:
     tags = fields.get("if-none-match")
     if tags is not None:
         own = response.get("etag")
-        return own is not None and (tags.strip() == "*" or _opaque(own) in {_opaque(t) for t in _entity_tags(tags)})
+        if tags.strip() == "*":
+            return True
+        return own is not None and _opaque(own) in {_opaque(tag) for tag in _entity_tags(tags)}
     since = http_date(fields.get("if-modified-since"))
     if since is None:
         return False

@@ -13,7 +13,7 @@ from proxy.rules.message import Fields, Headers, Reason, Request, fold
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE: Final = re.compile(r"([^ \r\n]*) ([^ \r\n]*) HTTP/(\d)\.(\d)\r\n", re.ASCII)
-_FIELD: Final = re.compile(rf"(?m)^({_TOKEN}):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r\n")
+_FIELD: Final = re.compile(rf"(?m)^({_TOKEN}):([\t\x20-\x7e\x80-\xff]*)\r\n")
 _METHOD: Final = re.compile(r"[A-Z][A-Z0-9_-]{0,31}\Z")
 _PATH: Final = re.compile(r"/(?:[\x21\x22\x24\x26-\x3e\x40-\x5b\x5d-\x7e]|%[0-9A-Fa-f]{2})*")
 _QUERY: Final = re.compile(r"(?:\?[\x21\x22\x24-\x7e]*)?\Z")
@@ -68,7 +68,7 @@ def parse_request(raw: bytes, scheme: str, *, trusted: bool, max_headers: int) -
     # matches cover the head without a gap: no bare LF, no folding, no space before the colon.
     if len(found) != lines - 2:
         raise _malformed("A header line is malformed.")
-    headers = tuple([(name, value.rstrip(" \t")) for name, value in found])
+    headers = tuple([(name, value.strip(" \t")) for name, value in found])
     fields = fold(headers)
     http10 = minor == "0"
     if trusted and fields.get("x-forwarded-proto") in ("http", "https"):
