@@ -59,8 +59,8 @@ class Account:
         """The X-Cache word."""
         if self.reason is Reason.STALE_IF_ERROR:
             return XCache.STALE
-        if self.ttl is not None:
-            return XCache.STALE if self.ttl < 0 else XCache.HIT
+        if self.fwd is None:
+            return XCache.MISS if self.ttl is None else XCache.STALE if self.ttl < 0 else XCache.HIT
         if self.fwd in (Fwd.BYPASS, Fwd.METHOD):
             return XCache.BYPASS
         return XCache.REVALIDATED if self.fwd_status == 304 else XCache.MISS
