@@ -167,10 +167,11 @@ class Fill:
         breaker.succeeded()
         return answer
 
-    async def pass_on(self, visit: Visit) -> Answer:
+    async def pass_on(self, visit: Visit, *, freshens: bool) -> Answer:
         """Send the request itself, body and all, for nobody but its client. Raises OriginError.
 
-        What its success means for the store is settled before the head goes out.
+        What its success means for the store is settled before the head goes out. `freshens`: the
+        answer to a HEAD may speak of a stored GET.
         """
         request = visit.request
         asked, seq = self._clock.now(), self._log.n
@@ -184,13 +185,14 @@ class Fill:
         )
         answer = await self.call(visit, call)
         policy, status = visit.lane.policy, answer.head.status
-        if policy.enabled and request.method == "HEAD":
+        if freshens and request.method == "HEAD":
             self._freshen_by_head(visit, self._fetched(visit, answer, asked, self._log.epoch, seq))
         if policy.unsafe_invalidates and request.method not in SAFE_METHODS and 200 <= status < 400:
             self._invalidate(visit, answer)
         return answer
 
     def _freshen_by_head(self, visit: Visit, got: Fetched) -> None:
+        """RFC 9111 section 4.3.5: renew what is stored, or drop what is shown to be outdated."""
         stored = self._store.find(visit.key, visit.request)
         if stored is None or stored.policy != visit.lane.fingerprint or got.head.status != 200:
             return

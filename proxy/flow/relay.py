@@ -11,7 +11,7 @@ from proxy.flow.invalidation import InvalidationLog
 from proxy.flow.ports import Clock, OriginError, Store
 from proxy.flow.site import Visit
 from proxy.rules.fields import selecting
-from proxy.rules.lookup import Fetch, Serve, on_failure, on_request
+from proxy.rules.lookup import Fetch, Serve, has_credentials, on_failure, on_request
 from proxy.rules.message import Entry, Headers, Reason
 from proxy.rules.report import Account, failure_status
 
@@ -178,7 +178,9 @@ class Relay:
     async def _pass_on(self, visit: Visit, plan: Fetch) -> None:
         """Send the request itself and relay its answer to nobody else."""
         try:
-            answer = await self._fill.pass_on(visit)
+            # Who asks for itself alone says nothing of what is stored for all.
+            shareable = plan.keep and not has_credentials(visit.request.fields)
+            answer = await self._fill.pass_on(visit, freshens=shareable)
         except OriginError as error:
             await self._failed(visit, plan, failure_status(error.reason), Account(error.reason, fwd=plan.fwd))
             return

@@ -12,7 +12,7 @@ from proxy.rules.fields import (
     selecting,
     vary_names,
 )
-from proxy.rules.freshness import Freshness, freshness, initial_age
+from proxy.rules.freshness import Freshness, Source, freshness, initial_age
 from proxy.rules.lookup import has_credentials, on_failure
 from proxy.rules.message import Entry, Fields, Head, Headers, Reason, Request, fold
 from proxy.rules.policy import Policy
@@ -55,7 +55,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Freshen:
-    """The stored entry lives on, updated; `keep` False: for those who waited, then no more."""
+    """The stored entry lives on, updated; `keep` False: for the one who asked, and then no more."""
 
     entry: Entry
     keep: bool
@@ -83,7 +83,6 @@ _UNDERSTOOD: Final = frozenset(
     {200, 203, 204, 300, 301, 302, 303, 307, 308, 400, 401, 402, 403, 404, 405, 406, 407, 408, 409, 410, 411, 412}
     | {413, 414, 415, 416, 417, 421, 422, 426, 500, 501, 502, 503, 504, 505}
 )
-_SERVER_ERRORS: Final = frozenset({500, 502, 503, 504})  # RFC 5861 section 4
 # What a 304 or a HEAD may not change of a stored representation (RFC 9111 section 3.2).
 _PRESERVED: Final = frozenset(
     {"content-length", "content-encoding", "content-range", "content-md5", "etag", "transfer-encoding", "vary"}
@@ -94,11 +93,7 @@ def on_response(got: Fetched, policy: Policy, stored: Entry | None) -> Verdict:
     """Decide. `stored` is what the request was conditional on, or would fall back on."""
     if got.head.status == 304 and stored is not None and _can_validate(stored.head.fields):
         return _freshen(got, policy, stored)
-    if (
-        got.head.status in _SERVER_ERRORS
-        and on_failure(stored, got.answered, lost=False) is not None
-        and stored is not None
-    ):
+    if got.head.status >= 500 and on_failure(stored, got.answered, lost=False) is not None and stored is not None:
         return UseStale(stored)
     return _admit(got, policy, got.head)
 
@@ -140,16 +135,18 @@ def _admit(got: Fetched, policy: Policy, head: Head) -> Store | Pass:
     if life is None and head.status >= 500:
         alone = has_credentials(request.fields) or "vary" in head.fields
         return Pass(Reason.UPSTREAM_ERROR, shared=not alone)
-    if life is None or (age is None and not _can_validate(head.fields)):
+    if life is None:
         return Pass(Reason.NO_FRESHNESS)
-    if not life.stated and not policy.share_credentials and has_credentials(request.fields):
+    if life.always_validate and not _can_validate(head.fields):
+        return Pass(Reason.MUST_VALIDATE)
+    if life.source is not Source.UPSTREAM and not policy.share_credentials and has_credentials(request.fields):
         return Pass(Reason.CREDENTIALS)
-    if age is None:  # unreadable: stale from the start
-        age = life.lifetime
+    # An operator's lifetime counts from here; an Age that cannot be read leaves none of another.
+    left = life.lifetime if life.source is Source.OPERATOR else 0.0 if age is None else life.lifetime - age
     windows = life.stale_while_revalidate or life.stale_if_error
-    if life.lifetime <= age and not windows and not _can_validate(head.fields):
+    if left <= 0 and not windows and not _can_validate(head.fields):
         return Pass(Reason.NO_FRESHNESS)
-    return Store(_draft(got, head, life, age))
+    return Store(_draft(got, head, life, life.lifetime - left if age is None else age, left))
 
 
 def _unstorable(got: Fetched, policy: Policy, head: Head, given: Directives) -> Reason | None:
@@ -183,9 +180,9 @@ def _can_validate(fields: Fields) -> bool:
     return "etag" in fields or "last-modified" in fields
 
 
-def _draft(got: Fetched, head: Head, life: Freshness, age: float) -> Entry:
+def _draft(got: Fetched, head: Head, life: Freshness, age: float, left: float) -> Entry:
     fields = head.fields
-    fresh_until = got.answered + life.lifetime - age
+    fresh_until = got.answered + left
     names = vary_names(fields) or ()
     if "content-encoding" in fields and "accept-encoding" not in names:
         # Upstreams that negotiate the coding and do not say so: never hand gzip to who cannot read it.
@@ -209,7 +206,7 @@ def _draft(got: Fetched, head: Head, life: Freshness, age: float) -> Entry:
         lost_until=fresh_until + max(life.stale_if_lost, life.stale_while_revalidate),
         always_validate=life.always_validate,
         never_stale=life.never_stale,
-        stated=life.stated,
+        stated=life.source is Source.UPSTREAM,
         fetch_seconds=got.answered - got.asked,
         tags=(*got.tags, *response_tags(fields, f"{got.request.scheme}://{got.request.host}")),
         epoch=got.epoch,

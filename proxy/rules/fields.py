@@ -16,12 +16,16 @@ Directives = Mapping[str, str | None]
 MAX_DELTA: Final = 1 << 31  # RFC 9111 section 1.2.2: larger values are read as this many seconds
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_SEPARATORS: Final = re.compile(r"[\s,]*")
 _DIRECTIVE: Final = re.compile(rf'({_TOKEN})(?:=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?\s*(?:,|\Z)')
-_SF_MEMBER: Final = re.compile(
-    r"[ \t]*([a-z*][a-z0-9_\-.*]*)(?:=(-?\d{1,15}(?:\.\d{1,3})?|\"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\"\\])*\"|\?[01]"
-    r"|[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*))?(?:;[ ]*[a-z*][a-z0-9_\-.*]*(?:=[^;,]*)?)*[ \t]*(,|\Z)"
+# RFC 9651 section 3. Possessive throughout: what does not match fails at once, however long it is.
+_KEY = r"[a-z*][a-z0-9_\-.*]*+"
+_BARE = (
+    r'(?:-?\d{1,15}(?:\.\d{1,3})?|"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*+"|:[A-Za-z0-9+/=]*+:|\?[01]'
+    r"|[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*+)"
 )
+_PARAMETERS = rf"(?:; *+{_KEY}(?:={_BARE})?)*+"
+_INNER_LIST = rf"\( *+(?:{_BARE}{_PARAMETERS}(?: ++|(?=\))))*+\)"
+_SF_MEMBER: Final = re.compile(rf"[ \t]*+({_KEY})(?:=({_BARE}|{_INNER_LIST}))?{_PARAMETERS}[ \t]*+(,|\Z)")
 _SF_STRING: Final = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 _DIGITS: Final = re.compile(r"\d+\Z", re.ASCII)
 
@@ -50,6 +54,8 @@ def directives(value: str | None) -> Directives:
         match = _DIRECTIVE.match(value, at)
         if match is None:  # not a directive: go on behind the next comma outside quotes
             at = _skip(value, _next_member(value, at))
+            if value.count('"') % 2:  # a quote that nobody closed: what it hides may forbid what is seen
+                found["no-store"] = None
             continue
         name, quoted, plain = match.groups()
         found.setdefault(name.lower(), quoted if quoted is not None else plain)
@@ -59,8 +65,9 @@ def directives(value: str | None) -> Directives:
 
 def _skip(value: str, at: int) -> int:
     """The end of the white space and empty members that begin here."""
-    match = _SEPARATORS.match(value, at)
-    return at if match is None else match.end()
+    while at < len(value) and value[at] in " \t,":
+        at += 1
+    return at
 
 
 def _next_member(value: str, at: int) -> int:
@@ -81,8 +88,8 @@ def targeted(fields: Fields) -> Directives | None:
     It is a structured dictionary: one malformed member voids the whole field, and an argument
     of the wrong type voids its directive.
     """
-    value = fields.get("cdn-cache-control")
-    if value is None or not value.strip():
+    value = fields.get("cdn-cache-control", "").strip(" \t")
+    if not value:
         return None
     found: dict[str, str | None] = {}
     at = 0
@@ -99,7 +106,7 @@ def targeted(fields: Fields) -> Directives | None:
         elif name in _SECONDS and _DIGITS.match(argument) is None:
             found.pop(name, None)
         else:
-            found[name] = argument.strip('"')
+            found[name] = argument
     return found
 
 
@@ -109,7 +116,7 @@ _SECONDS: Final = frozenset({"max-age", "s-maxage", "stale-while-revalidate", "s
 def response_directives(fields: Fields) -> tuple[Directives, bool]:
     """What governs a response here, and whether it is the targeted field (then Expires is void)."""
     aimed = targeted(fields)
-    if aimed:
+    if aimed is not None:
         return aimed, True
     return directives(fields.get("cache-control")), False
 
@@ -121,7 +128,7 @@ def seconds(given: Directives, name: str) -> int | None:
     argument = given[name]
     if argument is None or _DIGITS.match(argument) is None:
         return 0
-    return min(int(argument), MAX_DELTA) if len(argument) < 20 else MAX_DELTA
+    return _bounded(argument)
 
 
 def age_of(fields: Fields) -> int | None:
@@ -129,7 +136,13 @@ def age_of(fields: Fields) -> int | None:
     value = fields.get("age")
     if value is None:
         return 0
-    return min(int(value), MAX_DELTA) if _DIGITS.match(value) and len(value) < 20 else None
+    return _bounded(value) if _DIGITS.match(value) else None
+
+
+def _bounded(digits: str) -> int:
+    # int() takes quadratic time and, beyond some thousands of digits, refuses.
+    digits = digits.lstrip("0")
+    return min(int(digits or "0"), MAX_DELTA) if len(digits) < 20 else MAX_DELTA
 
 
 def http_date(value: str | None) -> float | None:
@@ -142,7 +155,7 @@ def http_date(value: str | None) -> float | None:
             continue
         year, month, day = int(match[year_at]), _MONTHS.get(match[month_at].lower()), int(match[day_at])
         hour, minute, second = (int(match[clock_at + i]) for i in range(3))
-        if year < 100:
+        if len(match[year_at]) == 2:
             year += 1900 if year >= 70 else 2000
         if month is None or not 1 <= day <= 31 or hour > 23 or minute > 59 or second > 60:
             return None

@@ -1,6 +1,7 @@
 """How old a response is, how long it lives, and what may be done with it when it is stale."""
 
 from dataclasses import dataclass, replace
+from enum import Enum, auto, unique
 from typing import Final
 
 from proxy.rules.fields import Directives, age_of, http_date, seconds
@@ -18,9 +19,20 @@ HEURISTIC_FRACTION: Final = 0.1  # RFC 9111 section 4.2.2
 HEURISTIC_MAX: Final = 86400.0  # seconds
 
 
+@unique
+class Source(Enum):
+    """Whose word a lifetime is."""
+
+    UPSTREAM = auto()
+    OPERATOR = auto()
+    GUESS = auto()  # RFC 9111 section 4.2.2
+
+
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """Seconds: `lifetime` from generation, then the two stale windows behind it."""
+    """Seconds: `lifetime` from generation, or from its arrival here where it is the operator's, then
+    the stale windows behind it.
+    """
 
     lifetime: float
     stale_while_revalidate: float
@@ -28,7 +40,7 @@ class Freshness:
     stale_if_lost: float
     always_validate: bool
     never_stale: bool
-    stated: bool
+    source: Source
 
 
 def initial_age(fields: Fields, asked: float, answered: float, wall: float) -> float | None:
@@ -57,22 +69,24 @@ def freshness(
     `aimed`: the directives came from a targeted field, so Expires has no say (RFC 9213 section
     2.2). `roll` in [0, 1) draws the jitter, which only ever shortens a TTL of the operator's.
     """
-    operator = (1 - policy.jitter * roll) if policy.jitter else 1.0
+    shorter = 1 - policy.jitter * roll
     own = _stated_lifetime(head.fields, given, aimed=aimed, wall=wall)
-    stated, overridden = False, False
-    if policy.override_ttl is not None and head.status in TTL_STATUSES:
-        lifetime, overridden = policy.override_ttl * operator, True
+    overridden = policy.override_ttl is not None and head.status in TTL_STATUSES
+    source = Source.OPERATOR
+    if policy.override_ttl is not None and overridden:
+        lifetime = policy.override_ttl * shorter
     elif own is not None:
-        lifetime, stated = own, True
+        lifetime, source = own, Source.UPSTREAM
     elif head.status in policy.negative_ttl:
-        lifetime = policy.negative_ttl[head.status] * operator
+        lifetime = policy.negative_ttl[head.status] * shorter
     elif policy.default_ttl is not None and head.status in TTL_STATUSES:
-        lifetime = policy.default_ttl * operator
+        lifetime = policy.default_ttl * shorter
+    elif (guess := _heuristic_lifetime(head, given, wall)) is not None:
+        lifetime, source = guess, Source.GUESS
+    elif "no-cache" in given:  # never fresh, and says so itself
+        lifetime, source = 0.0, Source.UPSTREAM
     else:
-        guess = _heuristic_lifetime(head, given, wall)
-        if guess is None and "no-cache" not in given:
-            return None
-        lifetime, stated = guess or 0.0, guess is None
+        return None
     # RFC 9111 section 4.2.4: none of these may be answered stale, whatever the policy grants.
     never = not given.keys().isdisjoint(("must-revalidate", "proxy-revalidate", "s-maxage", "no-cache"))
     swr, sie = seconds(given, "stale-while-revalidate"), seconds(given, "stale-if-error")
@@ -85,7 +99,7 @@ def freshness(
         stale_if_lost=window if never or granted is not None else _UNREACHABLE_WINDOW,
         always_validate="no-cache" in given and not overridden,
         never_stale=never,
-        stated=stated,
+        source=source,
     )
 
 
@@ -113,15 +127,16 @@ def _heuristic_lifetime(head: Head, given: Directives, wall: float) -> float | N
 
 
 def soften(entry: Entry, at: float) -> Entry:
-    """The entry made stale at a moment; what is left of its windows never grows."""
+    """The entry made stale at a moment; its windows begin then and do not grow."""
     if entry.fresh_until <= at:
         return entry
+    lost = entry.fresh_until - at
     return replace(
         entry,
         fresh_until=at,
-        stale_until=min(entry.stale_until, at + (entry.stale_until - entry.fresh_until)),
-        error_until=min(entry.error_until, at + (entry.error_until - entry.fresh_until)),
-        lost_until=min(entry.lost_until, at + (entry.lost_until - entry.fresh_until)),
+        stale_until=entry.stale_until - lost,
+        error_until=entry.error_until - lost,
+        lost_until=entry.lost_until - lost,
     )
 
 

@@ -6,6 +6,7 @@ from urllib.parse import urljoin
 
 from proxy.rules.message import Request
 from proxy.rules.policy import KeyRule
+from proxy.rules.wire import Refused, canonical_host, canonical_target
 
 
 def cache_target(target: str, rule: KeyRule) -> str:
@@ -36,16 +37,16 @@ def key_of(request: Request, url: str, rule: KeyRule) -> str:
 
 
 def same_origin_target(reference: str, request: Request) -> str | None:
-    """The target of a Location or Content-Location on the request's own origin, else None.
+    """The canonical target of a Location or Content-Location on the request's own origin, else None.
 
     Only those may be invalidated (RFC 9111 section 4.4).
     """
-    origin = f"{request.scheme}://{request.host}"
     try:
-        url = urljoin(origin + request.target, reference).partition("#")[0]
-    except ValueError:  # urljoin refuses malformed IPv6 authorities
+        url = urljoin(f"{request.scheme}://{request.host}{request.target}", reference).partition("#")[0]
+        scheme, _, rest = url.partition("://")
+        end = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
+        if scheme != request.scheme or canonical_host(rest[:end], scheme) != request.host:
+            return None
+        return canonical_target(rest[end:] if rest[end:].startswith("/") else f"/{rest[end:]}")
+    except (ValueError, Refused):  # nothing that a request could ask for
         return None
-    rest = url[len(origin) :]
-    if url[: len(origin)].lower() != origin or rest[:1] not in ("", "/", "?"):
-        return None
-    return rest if rest.startswith("/") else f"/{rest}"

@@ -63,13 +63,15 @@ def on_request(request: Request, entry: Entry | None, policy: Policy, now: float
     if aside is not None:
         return aside
     fields = request.fields
-    stated = entry is not None and entry.stated
-    if policy.operator_freshness and not policy.share_credentials and not stated and has_credentials(fields):
-        return Fetch(Fwd.BYPASS, Reason.CREDENTIALS)  # an operator's TTL says nothing about whose answer it is
     wishes: Directives = directives(fields.get("cache-control")) if policy.respect_request else {}
     if policy.respect_request and "cache-control" not in fields and "no-cache" in directives(fields.get("pragma")):
         wishes = {"no-cache": None}  # RFC 9111 section 5.4
-    plan = _judge(request, entry, policy, wishes, now, held=held, roll=roll)
+    unstated = policy.operator_freshness if entry is None else not entry.stated
+    plan: Plan
+    if unstated and not policy.share_credentials and has_credentials(fields):
+        plan = Fetch(Fwd.BYPASS, Reason.CREDENTIALS)  # only the upstream's own word makes an answer everybody's
+    else:
+        plan = _judge(request, entry, policy, wishes, now, held=held, roll=roll)
     if "only-if-cached" in wishes and isinstance(plan, Fetch):
         return Refuse(504, Reason.ONLY_IF_CACHED)  # RFC 9111 section 5.2.1.7
     return plan
@@ -120,11 +122,11 @@ def _judge(
         # XFetch (Vattani et al., "Optimal Probabilistic Cache Stampede Prevention", 2015).
         early = policy.early_refresh > 0 and -log(roll) * entry.fetch_seconds * policy.early_refresh >= left
         return Serve(entry, Reason.HIT, refresh=early)
-    if now < entry.stale_until:
+    if now < entry.stale_until and max_age is None:  # who gives an age wants nothing stale: RFC 9111 section 5.2.1.1
         return Serve(entry, Reason.STALE_WHILE_REVALIDATE, refresh=True)
     if "max-stale" in wishes and not entry.never_stale:
         allowed = seconds(wishes, "max-stale")
-        if wishes["max-stale"] is None or (allowed is not None and -left <= allowed):
+        if wishes["max-stale"] is None or -left <= (allowed or 0):
             return Serve(entry, Reason.MAX_STALE)
     return Fetch(Fwd.STALE, Reason.EXPIRED, shared=get, base=entry)
 

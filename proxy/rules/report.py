@@ -1,5 +1,6 @@
 """What a response says about how it came to be: Cache-Status, X-Cache, and errors of our own."""
 
+import json
 from dataclasses import dataclass
 from enum import Enum, unique
 from typing import Final
@@ -122,8 +123,7 @@ def problem(status: int, reason: Reason, detail: str = "") -> tuple[Headers, byt
     """
     title = TITLES.get(status, "Error")
     text = detail or _DETAILS.get(reason, title + ".")
-    body = (
-        f'{{"type":"urn:{NAME}:error:{reason.value}","title":"{title}","status":{status},"detail":"{text}"}}\n'
-    ).encode()
+    members = {"type": f"urn:{NAME}:error:{reason.value}", "title": title, "status": status, "detail": text}
+    body = json.dumps(members).encode() + b"\n"
     headers = (("Content-Type", "application/problem+json"), ("Content-Length", str(len(body))))
     return headers, body

@@ -22,9 +22,7 @@ _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _DOT_SEGMENT: Final = re.compile(r"/\.{1,2}(?:[/;]|\Z)")  # `/..;/` is a dot segment to servlet containers
 _ABSOLUTE: Final = re.compile(r"(https?)://([^/?#]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
-_HOST: Final = re.compile(
-    r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9._-])?|\[[0-9A-Fa-f:.]{2,45}\])(?::(\d{1,5}))?\Z", re.ASCII
-)
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]{2,45}\])(?::(\d{1,5}))?\Z", re.ASCII)
 _LENGTH: Final = re.compile(r"\d{1,18}\Z", re.ASCII)
 _DEFAULT_PORT: Final = {"http": ":80", "https": ":443"}
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
@@ -53,7 +51,7 @@ def parse_request(raw: bytes, scheme: str, *, trusted: bool, max_headers: int) -
     """
     text = raw.decode("latin-1")
     line = _REQUEST_LINE.match(text)
-    if line is None:
+    if line is None or not text.endswith("\r\n\r\n"):
         raise _malformed("The request line is not METHOD SP TARGET SP HTTP/x.y.")
     method, raw_target, major, minor = line.groups()
     if major != "1" or minor not in "01":
@@ -107,6 +105,11 @@ def _host(headers: Headers, fields: Fields, scheme: str) -> str:
             IPv6Address(host[1 : host.index("]")])
         except ValueError:
             raise _malformed("The IPv6 address in Host is invalid.") from None
+    return canonical_host(host, scheme)
+
+
+def canonical_host(host: str, scheme: str) -> str:
+    """Lower-case, without the scheme's default port (RFC 9110 section 4.2.3)."""
     return host.lower().removesuffix(_DEFAULT_PORT[scheme])
 
 
@@ -119,10 +122,14 @@ def _target(method: str, target: str, scheme: str, host: str) -> str:
     absolute = _ABSOLUTE.match(target)
     if absolute is not None:
         # A deliberate deviation from RFC 9112 section 3.2.2, which lets the target win over Host.
-        authority = absolute[2].lower().removesuffix(_DEFAULT_PORT[absolute[1].lower()])
-        if absolute[1].lower() != scheme or authority != host:
+        if absolute[1].lower() != scheme or canonical_host(absolute[2], scheme) != host:
             raise _malformed("The target's scheme and authority differ from the connection's and Host.")
         target = absolute[3] if absolute[3].startswith("/") else f"/{absolute[3]}"
+    return canonical_target(target)
+
+
+def canonical_target(target: str) -> str:
+    """The one spelling of a path and query (RFC 3986 section 6.2.2). Raises Refused where there are two readings."""
     path = _PATH.match(target)
     if path is None or _QUERY.match(target, path.end()) is None:
         raise _malformed("The target is not a path and query of visible ASCII, percent-encoded where needed.")

@@ -29,6 +29,7 @@ from tests.rules.build import (
     brief,
     cases,
     date,
+    entry,
     fetched,
     head,
     lines,
@@ -398,3 +399,17 @@ def test_a_complete_entry_is_ready_to_send(fields: tuple[str, ...], status: int,
     assert sorted(sent) == sorted(lines(FRESH, f"Date: {date()}", "Via: 1.1 readthrough", *framing))
     assert (done.body, done.length) == ((BODY,), len(BODY))
     assert replace(done, body=(), length=0, wire=b"") == draft
+
+
+def test_an_operators_lifetime_begins_when_the_answer_comes() -> None:
+    policy = Policy(default_ttl=30, jitter=0)
+    kept = entry("Age: 60", f"Date: {date(-100)}", policy=policy)
+    assert kept.fresh_until == NOW + 30
+
+
+@pytest.mark.parametrize("status", [500, 501, 502, 503, 504, 520, 599])
+def test_no_server_error_replaces_a_good_answer_while_it_may_bridge(status: int) -> None:
+    """RFC 5861 section 4, and of every 5xx."""
+    good = entry("Cache-Control: max-age=60, stale-if-error=600")
+    late = fetched(head("Cache-Control: max-age=60", status=status), at=NOW + 100)
+    assert on_response(late, PLAIN, good) == UseStale(good)

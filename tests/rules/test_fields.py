@@ -108,7 +108,11 @@ def test_no_field_takes_longer_than_its_length_accounts_for(hostile: str, harmle
         pytest.param("max-age=soon, a", {"a": None}, id="a token is no number of seconds"),
         pytest.param("max-age=60, max-age=x, a", {"a": None}, id="a bad argument voids an earlier good one"),
         pytest.param("stale-while-revalidate=a, stale-if-error=b, s-maxage=c, a", {"a": None}, id="so in each of them"),
-        pytest.param('a="x, y"', {"a": "x, y"}, id="a quoted comma parts nothing"),
+        pytest.param('a="x, y"', {"a": '"x, y"'}, id="a quoted comma parts nothing"),
+        pytest.param('max-age="60", a', {"a": None}, id="a string is no number of seconds"),
+        pytest.param('max-age="60"', {}, id="with nothing left the field still counts (2.1)"),
+        pytest.param("no-store, x=(a b);q=1", {"no-store": None, "x": "(a b)"}, id="an inner list (RFC 9651 3.1.1)"),
+        pytest.param('a;b="x, y", c', {"a": None, "c": None}, id="a comma inside a parameter"),
     ],
 )
 def test_a_targeted_field(value: str, found: dict[str, str | None]) -> None:
@@ -204,7 +208,8 @@ def test_delta_seconds(given_: dict[str, str | None], number: int | None) -> Non
         pytest.param("7.0", None, id="a fraction is unreadable"),
         pytest.param("1, 2", None, id="a list is unreadable"),
         pytest.param("x", None, id="a word is unreadable"),
-        pytest.param("9" * 5000, None, id="more digits than Python converts are unreadable"),
+        pytest.param("9" * 5000, MAX_DELTA, id="more digits than Python converts are the most (RFC 9111 1.2.2)"),
+        pytest.param("0" * 25 + "5", 5, id="leading zeros say nothing"),
     ],
 )
 def test_age(value: str | None, age: int | None) -> None:
@@ -348,3 +353,7 @@ def test_only_the_named_fields_select() -> None:
 )
 def test_tags_of_a_response(fields: dict[str, str], tags: tuple[str, ...]) -> None:
     assert response_tags(fields, "http://h") == tags
+
+
+def test_what_an_open_quote_hides_may_forbid() -> None:
+    assert "no-store" in directives('max-age=60, x="oops, no-store')

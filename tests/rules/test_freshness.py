@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.rules.fields import response_directives
-from proxy.rules.freshness import Freshness, distrust, freshness, initial_age, soften
+from proxy.rules.freshness import Freshness, Source, distrust, freshness, initial_age, soften
 from proxy.rules.message import Entry
 from proxy.rules.policy import Policy
 from tests.rules.build import BINDING, NOW, PLAIN, WALL, Case, admitted, brief, cases, date, entry, head
@@ -81,7 +81,7 @@ def judged(*fields: str, status: int = 200, policy: Policy = PLAIN, roll: float 
 def test_what_the_upstream_states(fields: tuple[str, ...], lifetime: float | None) -> None:
     life = judged(*fields)
     assert (life and life.lifetime) == lifetime
-    assert life is None or life.stated
+    assert life is None or life.source is Source.UPSTREAM
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_what_the_upstream_states(fields: tuple[str, ...], lifetime: float | Non
 def test_what_may_be_guessed(fields: tuple[str, ...], status: int, lifetime: float | None) -> None:
     life = judged(*fields, status=status)
     assert (life and life.lifetime) == lifetime
-    assert life is None or not life.stated
+    assert life is None or life.source is Source.GUESS
 
 
 @pytest.mark.parametrize("status", range(200, 600))
@@ -167,7 +167,7 @@ def test_what_the_operator_grants(policy: Policy, fields: tuple[str, ...], statu
     life = judged(*fields, status=status, policy=policy)
     assert (life and life.lifetime) == lifetime
     own = lifetime in {30, 9}
-    assert life is None or life.stated is not own
+    assert life is None or (life.source is Source.UPSTREAM) is not own
 
 
 @pytest.mark.parametrize(

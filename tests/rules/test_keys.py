@@ -128,3 +128,21 @@ def test_what_a_location_names_here(reference: str, target: str | None) -> None:
 def test_any_reference_names_a_target_or_nothing(reference: str) -> None:
     target = same_origin_target(reference, request())
     assert target is None or (target.startswith("/") and "#" not in target)
+
+
+@pytest.mark.parametrize(
+    ("reference", "target"),
+    [
+        pytest.param(
+            "/caf%c3%a9/%7Eu", "/caf%C3%A9/~u", id="in the spelling that requests are keyed by (RFC 3986 6.2.2)"
+        ),
+        pytest.param("HTTP://EXAMPLE.com:80/a", "/a", id="the default port and the case of the host say nothing"),
+        pytest.param("http://example.com", "/", id="no path is the root"),
+        pytest.param("//other.example/a", None, id="another host's is not ours to invalidate (RFC 9111 4.4)"),
+        pytest.param("https://example.com/a", None, id="nor another scheme's"),
+        pytest.param("/a/../b%2fc", None, id="what no request can ask for names nothing"),
+        pytest.param("http://[::1", None, id="nor does nonsense"),
+    ],
+)
+def test_what_a_location_names(reference: str, target: str | None) -> None:
+    assert same_origin_target(reference, request()) == target

@@ -413,3 +413,22 @@ def test_a_plan_agrees_with_itself(pair: tuple[Entry, Policy], asked: Request, t
     elif isinstance(got, Fetch):
         assert got.keep or got.base is None
         assert not (got.shared and asked.method == "HEAD")
+
+
+@pytest.mark.parametrize(
+    ("found", "policy"),
+    [
+        pytest.param(GUESS, PLAIN, id="a guess of ours is nobody's word"),
+        pytest.param(GRANTED, Policy(default_ttl=60), id="an operator's TTL is not the upstream's word"),
+        pytest.param(None, Policy(default_ttl=60), id="nor is what would be fetched under one"),
+    ],
+)
+def test_who_says_who_asks_shares_only_what_the_upstream_stated(found: Entry | None, policy: Policy) -> None:
+    assert plan(request("Cookie: a=b"), found, policy) == Fetch(Fwd.BYPASS, Reason.CREDENTIALS)
+    assert plan(wish("only-if-cached", "Cookie: a=b"), found, policy) == Refuse(504, Reason.ONLY_IF_CACHED)
+
+
+def test_who_gives_a_greatest_age_wants_nothing_stale() -> None:
+    """RFC 9111 section 5.2.1.1."""
+    assert isinstance(plan(request(), MINUTE, after=65), Serve)
+    assert plan(wish("max-age=1000"), MINUTE, after=65) == Fetch(Fwd.STALE, Reason.EXPIRED, shared=True, base=MINUTE)
