@@ -33,11 +33,12 @@ class Background:
 
     async def drain(self, within: float) -> int:
         """Wait up to `within` seconds, then cancel what is left; returns how many that were."""
-        if not self._tasks:
-            return 0
-        _, left = await asyncio.wait(self._tasks, timeout=within)
-        for task in left:
-            task.cancel()
-        if left:
-            await asyncio.wait(left)
-        return len(left)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=within)
+        cancelled = 0
+        while self._tasks:  # the last act of one may be to start another
+            cancelled += len(self._tasks)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+        return cancelled

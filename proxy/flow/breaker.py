@@ -13,6 +13,11 @@ class Breaker:
         self._probing = False
         self.opened = 0  # times it opened, for the counters
 
+    @property
+    def open(self) -> bool:
+        """Whether calls are held back. One that is admitted all the same is the probe."""
+        return self._open_until is not None
+
     def admits(self, now: float) -> bool:
         """Whether a call may go; when the time is up one is let through to see."""
         if self._open_until is None:
@@ -26,14 +31,16 @@ class Breaker:
         """The upstream answered, whatever the status."""
         self._failures, self._open_until, self._probing = 0, None, False
 
-    def failed(self, now: float) -> None:
-        """The upstream could not be reached or did not answer."""
+    def failed(self, now: float, *, probe: bool) -> None:
+        """The upstream could not be reached or did not answer. While open only the probe's failure counts."""
         self._failures += 1
-        if self._probing or self._failures >= self._limit:
+        if probe or (self._open_until is None and self._failures >= self._limit):
             self.opened += self._open_until is None
             self._open_until = now + self._open_for
-        self._probing = False
+        if probe:
+            self._probing = False
 
-    def abandoned(self) -> None:
-        """The call ended without a verdict; the next one probes."""
-        self._probing = False
+    def abandoned(self, *, probe: bool) -> None:
+        """The call ended without a verdict; if it was the probe, the next one is."""
+        if probe:
+            self._probing = False

@@ -24,6 +24,7 @@ from proxy.rules.lookup import SAFE_METHODS
 from proxy.rules.message import Entry, Headers, Reason
 
 _OUTAGES: Final = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.TIMEOUT, Reason.DISCONNECTED})
+_ASKERS_OWN: Final = frozenset({Reason.AUTHORIZATION, Reason.CREDENTIALS})  # says nothing of what others may have
 _SMALL: Final = 256 << 10  # bytes; bodies up to this are stored in one piece, so that a hit is one write
 
 
@@ -35,6 +36,7 @@ class Fill:
     ) -> None:
         self._store, self._log, self._flights = store, log, flights
         self._background, self._clock = background, clock
+        self._refreshing: set[tuple[str, Headers]] = set()
 
     def open(self, visit: Visit, base: Entry | None, variant: Headers | None) -> Flight:
         """Send a flight off. With a `variant` others may find it; None keeps it private.
@@ -57,7 +59,12 @@ class Fill:
             return
         if self._flights.joinable(visit.shelf, entry.vary, 0.0) is not None:
             return
-        self.open(replace(visit, request=replace(visit.request, method="GET")), entry, entry.vary)
+        place = (entry.key, entry.vary)  # a shelf would do, were it not for requests that say who asks
+        if place in self._refreshing:
+            return
+        self._refreshing.add(place)
+        flight = self.open(replace(visit, request=replace(visit.request, method="GET")), entry, entry.vary)
+        flight.task.add_done_callback(lambda _: self._refreshing.discard(place))
 
     async def _fly(self, flight: Flight, visit: Visit, base: Entry | None, variant: Headers | None) -> None:
         try:
@@ -144,7 +151,7 @@ class Fill:
         """The upstream's own word that this is not for sharing: what is stored is outdated by it,
         and for a while nobody queues for it. An error (5xx) would prove neither.
         """
-        if base is not None:
+        if base is not None and reason not in _ASKERS_OWN:
             self._store.discard(base)
         self._flights.unshareable.add(visit.shelf, self._clock.now() + UNSHAREABLE_SECONDS, reason)
 
@@ -153,16 +160,17 @@ class Fill:
         breaker = visit.lane.upstream.breaker
         if not breaker.admits(self._clock.now()):
             raise OriginError(Reason.BREAKER_OPEN)
+        probe = breaker.open
         try:
             answer = await visit.lane.upstream.origin.fetch(call)
         except OriginError as error:
             if error.reason in _OUTAGES:
-                breaker.failed(self._clock.now())
+                breaker.failed(self._clock.now(), probe=probe)
             else:
-                breaker.abandoned()
+                breaker.abandoned(probe=probe)
             raise
         except BaseException:
-            breaker.abandoned()
+            breaker.abandoned(probe=probe)
             raise
         breaker.succeeded()
         return answer

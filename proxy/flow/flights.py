@@ -76,8 +76,10 @@ class FlightMemory:
 class Flight:
     """One fetch. It is a subject of the invalidation log: `url`, `host`, `tags`, `epoch`, `seq`.
 
-    `asked` is when it was sent, in monotonic seconds.
+    `asked` is when it was sent, in monotonic seconds; `task` does the fetching.
     """
+
+    task: asyncio.Task[None]
 
     def __init__(self, url: str, host: str, tags: tuple[str, ...], log: InvalidationLog, memory: FlightMemory) -> None:
         self.url, self.host, self.tags = url, host, tags
@@ -86,7 +88,6 @@ class Flight:
         self.arrival: Arrival | None = None
         self.chunks: list[bytes] = []
         self.size = 0
-        self.task: asyncio.Task[None] | None = None
         self._memory = memory
         self._held = 0  # bytes claimed of the shared memory
         self._dropped = 0  # chunks no longer kept
@@ -167,7 +168,7 @@ class Flight:
         self._readers.discard(reader)
         self._trim()
         self._release()
-        if self.arrival is not None and not self._wanted and not self._ended and self.task is not None:
+        if self.arrival is not None and not self._wanted and not self._ended:
             self.task.cancel()
 
     async def chunk(self, at: int) -> bytes | None:

@@ -142,7 +142,9 @@ class Relay:
         """Where to look after a flight that was not for this request; None: alone."""
         arrival = flight.arrival
         if isinstance(arrival, Landed):
-            return visit.now, arrival.entry.vary  # a validation from before this request does not count for it
+            return visit.now, _variant(
+                visit, arrival.entry
+            )  # a validation from before this request does not count for it
         if isinstance(arrival, Streaming) and arrival.draft is not None:
             variant = _variant(visit, arrival.draft)
             if variant != arrival.draft.vary or self._log.overtaken(flight, flight.seq):

@@ -1,0 +1,328 @@
+"""The invalidation log: what a record matches, and what it does to what is stored."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from proxy.edges.memory import Memory
+from proxy.flow import invalidation
+from proxy.flow.invalidation import InvalidationLog, Kind
+from proxy.rules.message import Entry, Head, Headers
+from tests.flow.kit import request
+
+AT: Final = 1000.0
+
+
+def entry(
+    url: str = "http://h/a/b?c=/d",
+    tags: tuple[str, ...] = (),
+    *,
+    seq: int = 0,
+    at: float = AT,
+    vary: Headers = (),
+    body: bytes = b"",
+) -> Entry:
+    """Fresh for 60 s, usable for 60 more."""
+    host = url.partition("://")[2].partition("/")[0]
+    return Entry(
+        key=url,
+        url=url,
+        host=host,
+        vary=vary,
+        head=Head(200, "OK", (), {}),
+        wire=b"",
+        body=(body,),
+        length=len(body),
+        stored_at=at,
+        age=0.0,
+        date=0.0,
+        fresh_until=at + 60,
+        stale_until=at + 120,
+        error_until=at + 120,
+        lost_until=at + 120,
+        always_validate=False,
+        never_stale=False,
+        stated=True,
+        fetch_seconds=0.0,
+        tags=tags,
+        epoch="epoch",
+        seq=seq,
+        policy="",
+    )
+
+
+@contextmanager
+def marks(most: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(invalidation, "MAX_MARKS", most)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "matches"),
+    [
+        (Kind.URL, "http://h/a/b?c=/d", True),
+        (Kind.URL, "http://h/a/b", False),
+        (Kind.URL, "https://h/a/b?c=/d", False),
+        (Kind.TARGET, "/a/b?c=/d", True),
+        (Kind.TARGET, "/a/b", False),
+        (Kind.PREFIX, "/", True),
+        (Kind.PREFIX, "/a", True),
+        (Kind.PREFIX, "/a/b", True),
+        (Kind.PREFIX, "http://h/", True),
+        (Kind.PREFIX, "http://h/a", True),
+        (Kind.PREFIX, "http://h/a/b", True),
+        (Kind.PREFIX, "https://h/a", False),
+        (Kind.PREFIX, "http://i/a", False),
+        (Kind.PREFIX, "/a/", False),
+        (Kind.PREFIX, "/a/b/c", False),
+        (Kind.PREFIX, "/a/b?c=", False),
+        (Kind.HOST, "h", True),
+        (Kind.HOST, "i", False),
+        (Kind.TAG, "t", True),
+        (Kind.TAG, "T", False),
+        (Kind.ALL, "", True),
+    ],
+)
+def test_what_a_record_matches(kind: Kind, value: str, matches: bool) -> None:
+    subject = entry(tags=("s", "t"))
+    log = InvalidationLog("epoch")
+    log.append([(kind, value)], AT + 1)
+    assert log.overtaken(subject, 0) is matches
+    assert (log.judge(subject, 0) is None) is matches
+    assert log.judge(subject, 1) is subject, "what came before it was stored is nothing to it"
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix", "matches"),
+    [
+        ("/", "/", True),
+        ("/a/", "/a", True),
+        ("/ab", "/a", False),
+        ("//a", "/", True),
+        ("/a//b", "/a", True),
+        ("/a;x/b", "/a", False),
+    ],
+)
+def test_a_prefix_is_cut_at_segment_bounds(path: str, prefix: str, matches: bool) -> None:
+    log = InvalidationLog("epoch")
+    log.append([(Kind.PREFIX, prefix)], AT)
+    assert log.overtaken(entry(f"http://h{path}"), 0) is matches
+
+
+def test_hosts_that_look_like_addresses_are_hosts() -> None:
+    log = InvalidationLog("epoch")
+    log.append([(Kind.PREFIX, "http://[::1]:8080/a"), (Kind.HOST, "[1:2]")], AT)
+    assert log.judge(entry("http://[::1]:8080/a/b"), 0) is None
+    assert log.judge(entry("http://[1:2]/"), 0) is None
+
+
+def test_records_are_numbered_one_after_the_other() -> None:
+    log = InvalidationLog("epoch")
+    assert log.append([(Kind.ALL, ""), (Kind.HOST, "h")], AT) == 2
+    assert log.append([], AT) == 2
+    assert log.append([(Kind.ALL, "")], AT, soft=True) == 3
+    assert log.n == 3
+
+
+def test_a_soft_record_makes_stale_from_its_time_on_and_no_window_longer() -> None:
+    log = InvalidationLog("epoch")
+    log.append([(Kind.ALL, "")], AT + 10, soft=True)
+    judged = log.judge(entry(), 0)
+    assert judged is not None
+    assert judged.fresh_until == AT + 10
+    assert (judged.stale_until, judged.error_until, judged.lost_until) == (AT + 70,) * 3
+    assert log.overtaken(entry(), 0)
+
+
+def test_a_soft_record_leaves_what_was_stale_before_it_as_it_was() -> None:
+    log, subject = InvalidationLog("epoch"), entry()
+    log.append([(Kind.ALL, "")], AT + 80, soft=True)
+    assert log.judge(subject, 0) == subject
+
+
+def test_a_later_soft_record_does_not_forgive_an_earlier_hard_one() -> None:
+    log = InvalidationLog("epoch")
+    log.append([(Kind.URL, entry().url)], AT)
+    log.append([(Kind.URL, entry().url)], AT, soft=True)
+    assert log.judge(entry(), 0) is None
+
+
+def test_another_epoch_is_distrusted_and_overtaken() -> None:
+    log, stranger = InvalidationLog("epoch"), replace(entry(), epoch="another")
+    judged = log.judge(stranger, 0)
+    assert judged is not None
+    assert judged.always_validate
+    assert judged.lost_until <= AT
+    assert log.overtaken(stranger, 0)
+
+
+def test_below_the_floor_everything_is_distrusted_and_overtaken() -> None:
+    log = InvalidationLog("epoch")
+    with marks(2):
+        for number in range(3):
+            log.append([(Kind.HOST, str(number))], AT)
+    assert log.floor == 1
+    judged = log.judge(entry(), 0)
+    assert judged is not None
+    assert judged.always_validate
+    assert judged.fresh_until <= AT
+    assert log.overtaken(entry(), 0)
+    assert log.judge(subject := entry(), 1) is subject
+    assert not log.overtaken(subject, 1)
+
+
+def test_a_repeated_record_takes_no_more_room_and_a_new_place() -> None:
+    log = InvalidationLog("epoch")
+    with marks(2):
+        for host in [*["h"] * 97, "i", "h", "j"]:
+            log.append([(Kind.HOST, host)], AT)
+    assert (log.n, log.floor) == (100, 98)
+
+
+def test_a_soft_record_that_is_forgotten_raises_the_floor_too() -> None:
+    log = InvalidationLog("epoch")
+    with marks(1):
+        log.append([(Kind.ALL, "")], AT, soft=True)
+        log.append([(Kind.HOST, "i")], AT)
+    assert log.floor == 1
+
+
+# -- against a plain list of records and brute force
+
+
+URLS: Final = ["http://h/a/b?c=/d", "http://h/ab", "https://h/a/", "http://i:81/a", "http://i:81/"]
+TAGS: Final = ["s", "t", "u"]
+VARY: Final = [(), (("accept-language", "en"),), (("accept-language", "fr"),)]
+RECORDS: Final = [
+    *((Kind.URL, url) for url in (*URLS[:3], "http://h/x")),
+    *((Kind.TARGET, target) for target in ("/", "/a", "/a/b?c=/d")),
+    *((Kind.PREFIX, prefix) for prefix in ("/", "/a", "/a/b", "/x", "http://h/", "http://h/a", "http://i:81/a")),
+    *((Kind.HOST, host) for host in ("h", "i:81", "i")),
+    *((Kind.TAG, tag) for tag in TAGS),
+    (Kind.ALL, ""),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    n: int
+    kind: Kind
+    value: str
+    soft: bool
+    at: float
+
+
+def _matches(record: _Written, subject: Entry) -> bool:
+    scheme, _, rest = subject.url.partition("://")
+    host, _, rest = rest.partition("/")
+    target, path = f"/{rest}", f"/{rest}".split("?", maxsplit=1)[0]
+    match record.kind:
+        case Kind.URL:
+            return record.value == subject.url
+        case Kind.TARGET:
+            return record.value == target
+        case Kind.HOST:
+            return record.value == host
+        case Kind.TAG:
+            return record.value in subject.tags
+        case Kind.ALL:
+            return True
+        case Kind.PREFIX:
+            prefix = record.value.removeprefix(f"{scheme}://{host}")
+            return prefix in ("/", path) or path.startswith(f"{prefix}/")
+
+
+class Truth(RuleBasedStateMachine):
+    """The real store over the real log never gives what the plain list says is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.log = InvalidationLog("epoch")
+        self.memory = Memory(1 << 30, self.log)
+        self.written: list[_Written] = []
+        self.kept: dict[tuple[str, Headers], Entry] = {}
+        self.now = AT
+        self.bodies = 0
+
+    @initialize(most=st.sampled_from([2, 4, 1000]))
+    def start(self, most: int) -> None:
+        self.patch.setattr(invalidation, "MAX_MARKS", most)
+
+    def teardown(self) -> None:
+        self.patch.undo()
+
+    def after(self, subject: Entry) -> list[_Written]:
+        return [record for record in self.written if record.n > subject.seq and _matches(record, subject)]
+
+    @rule(seconds=st.floats(0.5, 40))
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(record=st.sampled_from(RECORDS), soft=st.booleans())
+    def write(self, record: tuple[Kind, str], soft: bool) -> None:
+        n = self.log.append([record], self.now, soft=soft)
+        self.written.append(_Written(n, *record, soft, self.now))
+
+    @rule(
+        url=st.sampled_from(URLS),
+        tags=st.lists(st.sampled_from(TAGS), max_size=2, unique=True).map(tuple),
+        vary=st.sampled_from(VARY),
+        ago=st.integers(0, 4),
+    )
+    def put(self, url: str, tags: tuple[str, ...], vary: Headers, ago: int) -> None:
+        """The answer to a fetch that began some records ago."""
+        self.bodies += 1
+        new = entry(url, tags, seq=max(0, self.log.n - ago), at=self.now, vary=vary, body=str(self.bodies).encode())
+        overtaken, blind = bool(self.after(new)), new.seq < self.log.floor
+        old = self.kept.get((url, vary))
+        older = old is not None and old.seq > new.seq
+        stored = self.memory.put(new)
+        assert not (stored and overtaken), "the purge wins"
+        assert stored or overtaken or blind or older, "and nothing else does"
+        if stored:
+            self.kept[url, vary] = new
+
+    @precondition(lambda self: self.kept)
+    @rule(url=st.sampled_from(URLS), language=st.sampled_from([(), ("Accept-Language: en",), ("Accept-Language: fr",)]))
+    def find(self, url: str, language: tuple[str, ...]) -> None:
+        found = self.memory.find(url, request(*language))
+        if found is None:
+            for vary in VARY:
+                held = self.kept.get((url, vary))
+                if held is not None and (not vary or language == (f"Accept-Language: {vary[0][1]}",)):
+                    assert any(not record.soft for record in self.after(held)), "valid, and not found"
+            return
+        original = self.kept[url, found.vary]
+        assert found.body == original.body
+        self._check(found, original)
+
+    def _check(self, found: Entry, original: Entry) -> None:
+        after = self.after(original)
+        for until in ("fresh_until", "stale_until", "error_until", "lost_until"):
+            assert getattr(found, until) <= getattr(original, until), "no window ever grows"
+        if found.always_validate:
+            assert found.lost_until <= original.stored_at, "no window applies to what is distrusted"
+            assert original.seq < self.log.floor, "distrusted for no reason"
+            return
+        assert all(record.soft for record in after), "gone, and served"
+        if after:
+            assert found.fresh_until <= after[-1].at <= self.now, "stale from the record on"
+        else:
+            assert found is original
+
+    @invariant()
+    def bounded(self) -> None:
+        assert self.log.n == len(self.written)
+        assert self.log.floor <= self.log.n
+
+
+Truth.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestTruth = Truth.TestCase
