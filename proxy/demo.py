@@ -186,6 +186,7 @@ def accompany(command: Sequence[str], listener: socket.socket, delay: float) -> 
         # A session of its own keeps Ctrl-C for the command, which may still need the API to finish its work.
         os.close(held)
         os.setsid()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # also where it is sent by name and not by the terminal
         asyncio.run(serve(listener, delay, lifeline))
         return
     url = "http://{}:{}".format(*listener.getsockname())
