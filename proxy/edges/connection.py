@@ -196,7 +196,8 @@ class Connection(asyncio.Protocol):
         if buffer.startswith(b"\r\n"):
             del buffer[:2]  # RFC 9112 section 2.2: one empty line before a request is ignored
             if not buffer:
-                self._wait(_Phase.IDLE, limits.idle_timeout)
+                if self._phase is _Phase.HEAD:
+                    self._wait(_Phase.IDLE, limits.idle_timeout)
                 return False
         end = buffer.find(b"\r\n\r\n", 0, limits.max_header_bytes)
         try:
@@ -409,8 +410,9 @@ class Connection(asyncio.Protocol):
         headers, body = problem(refused.status, refused.reason, refused.detail)
         head = head_bytes(refused.status, TITLES[refused.status], (*headers, *refused.headers, ("Connection", "close")))
         self._shared.counters.refused += 1
+        bodiless = self._request is not None and self._request.method == "HEAD"
         self._request = None
-        self._put(head + b"\r\n" + body)
+        self._put(head + b"\r\n" + (b"" if bodiless else body))
         if self._shared.on_refusal is not None and self._task is None:  # else the exchange notes its end
             self._shared.on_refusal(self.peer, refused.status, refused.reason)
         self._linger()

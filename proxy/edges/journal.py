@@ -21,10 +21,12 @@ INTERVAL: Final = 0.1  # seconds between batches
 
 
 class AccessLog:
-    """Writes outcomes to a file descriptor. `dropped` counts the lines that found no room."""
+    """Writes outcomes to a file descriptor. `dropped` counts the lines that found no room, `lost` those
+    that could not be written.
+    """
 
     def __init__(self, descriptor: int) -> None:
-        self.dropped = 0
+        self.dropped = self.lost = 0
         self._descriptor = descriptor
         self._lines: list[dict[str, Any]] = []
         self._taken = self._done = 0  # the loop raises the one, the thread the other: no lock
@@ -83,7 +85,7 @@ class AccessLog:
                 while data:
                     data = data[os.write(self._descriptor, data) :]
             except OSError:  # the reader of the log is gone
-                self.dropped += len(batch)
+                self.lost += len(batch)
             self._done += len(batch)
 
     def close(self) -> None:

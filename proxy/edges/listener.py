@@ -53,9 +53,11 @@ class Listener:
             connection.close_if_idle()
 
     def close(self) -> None:
-        """Cut what is left."""
+        """Cut what is left, and stop accepting if that is still to be done."""
         if self._timer is not None:
             self._timer.cancel()
+        for server in self._servers:
+            server.close()
         for connection in list(self.shared.connections):
             connection.abort()
 
