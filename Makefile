@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 LISTEN ?= 127.0.0.1:8080
+ADMIN ?= 127.0.0.1:8081
 UPSTREAM ?=
 ARGS ?=
 
@@ -25,9 +26,9 @@ help:
 run: .venv/installed
 ifeq ($(UPSTREAM),)
 	@$(BIN)/python -m proxy.demo --try http://$(LISTEN) -- \
-		$(BIN)/readthrough serve --upstream '{url}' --listen '$(LISTEN)'
+		$(BIN)/readthrough serve --upstream '{url}' --listen '$(LISTEN)' --admin '$(ADMIN)'
 else
-	@$(BIN)/readthrough serve --upstream '$(UPSTREAM)' --listen '$(LISTEN)'
+	@$(BIN)/readthrough serve --upstream '$(UPSTREAM)' --listen '$(LISTEN)' --admin '$(ADMIN)'
 endif
 
 test: .venv/installed-dev .venv/installed-node

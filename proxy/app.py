@@ -1,6 +1,7 @@
 """Builds everything from Settings, and owns start, reload and stop."""
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -116,6 +117,10 @@ class App:
         await self.admin.listen(settings.admin.listen.host, settings.admin.listen.port)
         port = await self.listener.listen(settings.listen.host, settings.listen.port, self._tls)
         self._serving = True
+        # Entries live long and hold no cycles: a collector that walks them all would stop the loop for
+        # longer with every entry. What is young, where cycles are, is still collected.
+        gc.freeze()
+        gc.set_threshold(10_000, 50, 1_000)
         scheme = "https" if self._tls else "http"
         _log.info(
             "readthrough %s serves %s://%s:%d", version("readthrough"), scheme, _shown(settings.listen.host), port
@@ -161,6 +166,8 @@ class App:
             await _either(rush, shutdown.delay)
         rush.clear()
         self.listener.stop_accepting()
+        if self.shared.connections and shutdown.timeout:
+            _log.info("finishing %d connections, for at most %g s", len(self.shared.connections), shutdown.timeout)
         end = self.clock.now() + shutdown.timeout
         while (self.shared.connections or len(self.background)) and self.clock.now() < end and not rush.is_set():
             await _either(rush, _POLL)

@@ -9,6 +9,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Final
 
+from proxy.config.certificates import PEM_ADVICE, pem_problems
 from proxy.config.document import ConfigError, Problem, Reading
 from proxy.config.kinds import BAD, Choice, File, Key, Leaf, ListOf, MapOf, OrOff, Section, Wrong, attempt
 from proxy.config.routing import CACHE, ROUTE, build_route, check_routes, unreachable
@@ -331,6 +332,9 @@ def _check_listeners(values: Mapping[str, Any], reading: Reading) -> None:
     if listen is not BAD and admin is not BAD:
         for what, instead in _clashes(listen, admin):
             reading.error("admin.listen" if reading.given("admin.listen") else "listen", what, instead)
+    if isinstance(tls := values.get("tls"), ServerTls):
+        for what in pem_problems(None, tls.certificate, tls.key):
+            reading.error("tls", what, PEM_ADVICE)
     if values.get("workers", 1) not in (1, BAD):
         reading.error("workers", "more than 1 is not available yet in this release", "write 1, or leave it out")
 
@@ -344,6 +348,8 @@ def _check_upstreams(values: Mapping[str, Any], reading: Reading) -> None:
         at = f"upstreams.{name}.tls"
         if (tls.certificate is None) != (tls.key is None):
             reading.error(at, "has a certificate without key, or a key without certificate", "write both, or neither")
+        for what in pem_problems(tls.ca, tls.certificate, tls.key):
+            reading.error(at, what, PEM_ADVICE)
         if upstream["url"] is not BAD and not upstream["url"].startswith("https:"):
             reading.error(at, "does nothing for an http URL", "write https in the URL, or leave tls out")
     if values["routes"] is not BAD:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import trustme
 import yaml
 from jsonschema import Draft202012Validator
 
@@ -117,8 +118,9 @@ def test_the_least_is_served_with_the_documented_defaults(tmp_path: Path) -> Non
 
 def test_every_key_arrives(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    cert.touch()
-    key.touch()
+    issued = trustme.CA().issue_cert("catalog")
+    issued.cert_chain_pems[0].write_to_path(cert)
+    issued.private_key_pem.write_to_path(key)
     assert load(write(tmp_path, WHOLE), {"READTHROUGH_TOKEN": TOKEN}) == Settings(
         listen=Address("::1", 8080),
         tls=ServerTls(cert, key),

@@ -26,6 +26,7 @@ from proxy.rules.wire import ChunkedReader, Refused, SizedReader, head_bytes, pa
 _log = logging.getLogger(__name__)
 
 HIGH_WATER: Final = 64 << 10  # bytes waiting in either direction before that side is paused
+HALF_OPEN: Final = 5.0  # seconds of silence after which a client that closed its side of a stream is gone
 LINGER: Final = 2.0  # seconds a client gets to read a refusal before the connection is cut
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close sends RST
 
@@ -107,8 +108,11 @@ class Connection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._written = 0  # bytes handed to the transport
         self._progress, self._progress_at = 0, 0.0
+        self._endless = False  # the answer under way is of unknown length
+        self._said, self._said_at = 0, 0.0
         self._admitted = False
         self.peer, self.trusted, self.sent = "", False, 0
+        self.refused: Refused | None = None
 
     # -- the transport's side
 
@@ -319,7 +323,7 @@ class Connection(asyncio.Protocol):
         if self._keep and request.http10:
             connection = b"Connection: keep-alive\r\n"
         coding = b"Transfer-Encoding: chunked\r\n" if self._chunked_out else b""
-        self._started = True
+        self._started, self._endless = True, length is None
         self.sent = sum(map(len, body))
         self._put(b"".join((head, coding, connection, b"\r\n", *body)))
 
@@ -398,6 +402,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse_or_abort(self, refused: Refused) -> None:
         """A body that turned out malformed: say so if there is still room to."""
+        self.refused = refused
         if self._started:
             self.abort()
             return
@@ -454,6 +459,13 @@ class Connection(asyncio.Protocol):
             self._shared.counters.timed_out += 1
             self.abort()
             return
+        if self._eof and self._endless and self._request is not None and self._started:
+            # Whoever closed its side may still be reading, or may be gone: only a write would tell.
+            if self._written != self._said:
+                self._said, self._said_at = self._written, now
+            elif now - self._said_at > HALF_OPEN:
+                self.abort()
+                return
         if pending and self._phase in (_Phase.IDLE, _Phase.LINGER):
             # Its client is still reading: what it has to do next is not due yet.
             self._deadline = max(

@@ -33,10 +33,11 @@ class Listener:
             ssl_handshake_timeout=wait,
             ssl_shutdown_timeout=wait,
         )
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            for listening in server.sockets:
-                # Accepted sockets inherit it. Without it the kernel takes megabytes at once and a client that
-                # reads slowly but steadily looks as if it had stopped.
+        for listening in server.sockets:  # accepted ones inherit it
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # tunnels have no other deadline
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                # Without it the kernel takes megabytes at once, and a client that reads slowly but
+                # steadily looks as if it had stopped.
                 listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
         self._servers.append(server)
         if self._timer is None:

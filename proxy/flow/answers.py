@@ -33,10 +33,15 @@ class Answers:
         try:
             await work()
         except ClientError:
-            self.note(visit, 499, Account(Reason.CLIENT_GONE, fwd=fwd), complete=False)
+            self._note_broken_off(visit, fwd)
         except asyncio.CancelledError:
-            self.note(visit, 499, Account(Reason.CLIENT_GONE, fwd=fwd), complete=False)
+            self._note_broken_off(visit, fwd)
             raise
+
+    def _note_broken_off(self, visit: Visit, fwd: Fwd | None) -> None:
+        refused = visit.client.refused
+        status, reason = (499, Reason.CLIENT_GONE) if refused is None else (refused.status, refused.reason)
+        self.note(visit, status, Account(reason, fwd=fwd), complete=False)
 
     def serve(self, visit: Visit, entry: Entry, account: Account) -> Callable[[], Pending] | None:
         """Answer from an entry: at once, or as work still to do where the body is large."""

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 
+from proxy.rules.keys import short
 from proxy.rules.message import Reason
 
 
@@ -16,6 +17,7 @@ class ExpiringSet:
 
     def add(self, key: str, until: float, reason: Reason) -> None:
         """Remember, in place of any earlier time; the oldest makes room."""
+        key = short(key)
         self._until.pop(key, None)
         self._until[key] = until, reason
         if len(self._until) > self._limit:
@@ -23,17 +25,17 @@ class ExpiringSet:
 
     def discard(self, key: str) -> None:
         """Forget."""
-        self._until.pop(key, None)
+        self._until.pop(short(key), None)
 
     def __len__(self) -> int:
         return len(self._until)
 
     def until(self, key: str) -> float | None:
         """The time a key is remembered to, which may have passed; None where it is not known."""
-        known = self._until.get(key)
+        known = self._until.get(short(key))
         return None if known is None else known[0]
 
     def reason(self, key: str) -> Reason | None:
         """Why it is."""
-        known = self._until.get(key)
+        known = self._until.get(short(key))
         return None if known is None else known[1]

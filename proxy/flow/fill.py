@@ -1,5 +1,6 @@
 """Fetch, admit, store: what a flight does, and what every call upstream has in common."""
 
+import logging
 from dataclasses import replace
 from typing import Final, assert_never
 
@@ -23,8 +24,12 @@ from proxy.rules.keys import same_origin_target
 from proxy.rules.lookup import SAFE_METHODS
 from proxy.rules.message import Entry, Headers, Reason
 
+_log = logging.getLogger("readthrough")
+
+_TELL_AGAIN: Final = 10.0  # seconds before the same trouble of the same upstream is told again
 _OUTAGES: Final = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.TIMEOUT, Reason.DISCONNECTED})
 _ASKERS_OWN: Final = frozenset({Reason.AUTHORIZATION, Reason.CREDENTIALS})  # says nothing of what others may have
+_OF_THE_RESOURCE: Final = frozenset({404, 405, 410, 414})  # other 4xx speak of one request, not of what is there
 _SMALL: Final = 256 << 10  # bytes; bodies up to this are stored in one piece, so that a hit is one write
 
 
@@ -37,6 +42,7 @@ class Fill:
         self._store, self._log, self._flights = store, log, flights
         self._background, self._clock = background, clock
         self._refreshing: set[tuple[str, Headers]] = set()
+        self._told: dict[tuple[str, Reason], float] = {}
 
     def open(self, visit: Visit, base: Entry | None, variant: Headers | None) -> Flight:
         """Send a flight off. With a `variant` others may find it; None keeps it private.
@@ -57,6 +63,8 @@ class Fill:
         failed = self._flights.failed.until(visit.shelf)
         if failed is not None and visit.now < failed:
             return
+        if self._flights.must_go_alone(visit.shelf, visit.now) is not None:
+            return  # what this one would bring is for itself alone: another's request will renew it
         if self._flights.joinable(visit.shelf, entry.vary, 0.0) is not None:
             return
         place = (entry.key, entry.vary)  # a shelf would do, were it not for requests that say who asks
@@ -112,7 +120,7 @@ class Fill:
             case Pass(reason, shared):
                 if answer.head.status >= 500:
                     self._note_failure(visit, Reason.UPSTREAM_ERROR)
-                else:
+                elif answer.head.status < 400 or answer.head.status in _OF_THE_RESOURCE:
                     self._note_unshareable(visit, base, reason)
                 streaming = Streaming(answer.head, answer.length, answer.close_delimited, None, reason, shared)
             case admit.Store(draft):
@@ -164,6 +172,7 @@ class Fill:
         try:
             answer = await visit.lane.upstream.origin.fetch(call)
         except OriginError as error:
+            self._tell(visit.lane.upstream.name, error)
             if error.reason in _OUTAGES:
                 breaker.failed(self._clock.now(), probe=probe)
             else:
@@ -174,6 +183,13 @@ class Fill:
             raise
         breaker.succeeded()
         return answer
+
+    def _tell(self, upstream: str, error: OriginError) -> None:
+        """Say why an upstream gives no answer, to whoever runs us; not once per request."""
+        now, place = self._clock.now(), (upstream, error.reason)
+        if now - self._told.get(place, -_TELL_AGAIN) >= _TELL_AGAIN:
+            self._told[place] = now
+            _log.warning("upstream %s: %s", upstream, error)
 
     async def pass_on(self, visit: Visit, *, freshens: bool) -> Answer:
         """Send the request itself, body and all, for nobody but its client. Raises OriginError.
@@ -224,7 +240,7 @@ class Fill:
         upstream, client, request = visit.lane.upstream, visit.client, visit.request
         return forwarded_headers(
             request,
-            host=request.fields["host"] if upstream.preserve_host else upstream.host,
+            host=request.host if upstream.preserve_host else upstream.host,
             peer=client.peer,
             trusted=client.trusted,
             request_id=visit.request_id,

@@ -12,6 +12,7 @@ from enum import Enum, unique
 from typing import Final, Protocol
 
 from proxy.rules.freshness import distrust, soften
+from proxy.rules.keys import short
 from proxy.rules.message import Entry
 
 MAX_MARKS: Final = 100_000  # (kind, value) pairs remembered, about 20 MiB; beyond it the oldest become the floor
@@ -96,7 +97,7 @@ class InvalidationLog:
 
     def apply(self, record: Record) -> None:
         """Take note of the next record. Nothing is searched: entries find out when they are asked for."""
-        key = (record.kind, record.value)
+        key = (record.kind, short(record.value))
         mark = self._marks.pop(key, None)
         if mark is None:
             mark = _Mark()
@@ -133,8 +134,8 @@ class InvalidationLog:
         return entry if soft is None else soften(entry, soft)
 
     def _matching(self, subject: Subject) -> Iterator[_Mark]:
-        for key in self._names(subject):
-            mark = self._marks.get(key)
+        for kind, value in self._names(subject):
+            mark = self._marks.get((kind, short(value)))
             if mark is not None:
                 yield mark
 

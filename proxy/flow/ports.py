@@ -6,6 +6,7 @@ from typing import Protocol
 
 from proxy.rules.message import Entry, Head, Headers, Reason, Request
 from proxy.rules.report import Account
+from proxy.rules.wire import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,11 @@ class Client(Protocol):
     @property
     def trusted(self) -> bool:
         """Whether the peer's forwarding fields are believed."""
+        ...
+
+    @property
+    def refused(self) -> Refused | None:
+        """What the client was told when its request turned out bad in mid-body."""
         ...
 
     @property

@@ -161,6 +161,7 @@ def _unstorable(got: Fetched, policy: Policy, head: Head, given: Directives) -> 
         (_answers_authorization(got.request.fields, given, policy), Reason.AUTHORIZATION),
         (not policy.store_set_cookie and "set-cookie" in head.fields, Reason.SET_COOKIE),
         (vary_names(head.fields) is None, Reason.VARY_STAR),
+        (head.fields.get("content-type", "").lower().startswith("text/event-stream"), Reason.EVENT_STREAM),
         (got.close_delimited, Reason.CLOSE_DELIMITED),
         (got.length is not None and got.length > policy.max_object_size, Reason.TOO_LARGE),
     )

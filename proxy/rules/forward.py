@@ -1,15 +1,15 @@
 """What a request looks like when it goes upstream."""
 
+import re
 from typing import Final
 
 from proxy.rules.admit import NAME
-from proxy.rules.hop import REQUEST_KEEP, strip_hop_by_hop
 from proxy.rules.message import Entry, Headers, Request
 
+_FORWARDING: Final = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"})
 # Ours to say, or settled between the client and us.
-_REWRITTEN: Final = frozenset(
-    {"host", "content-length", "expect", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"}
-)
+_REWRITTEN: Final = _FORWARDING | {"host", "content-length", "expect"}
+_FORWARDED_FOR: Final = re.compile(r'(?:^|[;,])[ \t]*for=("[^"]*"|[^;,"\s]+)', re.IGNORECASE)
 # What would make the answer less than the whole current representation.
 _NARROWING: Final = frozenset(
     {"range", "if-range", "if-none-match", "if-modified-since", "if-match", "if-unmodified-since"}
@@ -27,7 +27,8 @@ def forwarded_headers(
     """
     out = [("Host", host)]
     dropped = _REWRITTEN if narrow else _REWRITTEN | _NARROWING
-    out += [(n, v) for n, v in strip_hop_by_hop(request.headers, REQUEST_KEEP) if n.lower() not in dropped]
+    # CGI and its heirs read `_` and `-` in names as one: a forged field must not pass by its spelling.
+    out += [(n, v) for n, v in request.headers if n.lower().replace("_", "-") not in dropped]
     if request.length:
         out.append(("Content-Length", str(request.length)))
     elif request.length == 0 and "content-length" in request.fields:
@@ -50,14 +51,11 @@ def forwarded_headers(
 def _forwarding(request: Request, peer: str, *, trusted: bool) -> Headers:
     fields = request.fields if trusted else {}
     node = f'"[{peer}]"' if ":" in peer else peer  # RFC 7239 section 6
-    element = f'for={node};host="{request.host}";proto={request.scheme}'
+    # Of what came before only who it was for: host and scheme are the ones that were keyed.
+    clients = [f"for={client}" for client in _FORWARDED_FOR.findall(fields.get("forwarded", ""))]
     return (
-        ("X-Forwarded-For", _behind(fields.get("x-forwarded-for"), peer)),
+        ("X-Forwarded-For", ", ".join(filter(None, (fields.get("x-forwarded-for"), peer)))),
         ("X-Forwarded-Proto", request.scheme),
-        ("X-Forwarded-Host", fields.get("x-forwarded-host", request.fields["host"])),
-        ("Forwarded", _behind(fields.get("forwarded"), element)),
+        ("X-Forwarded-Host", request.host),
+        ("Forwarded", ", ".join((*clients, f'for={node};host="{request.host}";proto={request.scheme}'))),
     )
-
-
-def _behind(earlier: str | None, own: str) -> str:
-    return f"{earlier}, {own}" if earlier else own

@@ -130,13 +130,12 @@ def soften(entry: Entry, at: float) -> Entry:
     """The entry made stale at a moment; its windows begin then and do not grow."""
     if entry.fresh_until <= at:
         return entry
-    lost = entry.fresh_until - at
     return replace(
         entry,
         fresh_until=at,
-        stale_until=entry.stale_until - lost,
-        error_until=entry.error_until - lost,
-        lost_until=entry.lost_until - lost,
+        stale_until=at + (entry.stale_until - entry.fresh_until),
+        error_until=at + (entry.error_until - entry.fresh_until),
+        lost_until=at + (entry.lost_until - entry.fresh_until),
     )
 
 

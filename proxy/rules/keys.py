@@ -2,11 +2,15 @@
 route adds or leaves out (RFC 9111 section 2).
 """
 
+from hashlib import blake2b
+from typing import Final
 from urllib.parse import urljoin
 
 from proxy.rules.message import Request
 from proxy.rules.policy import KeyRule
 from proxy.rules.wire import Refused, canonical_host, canonical_target
+
+_SHORT: Final = 128  # characters
 
 
 def cache_target(target: str, rule: KeyRule) -> str:
@@ -34,6 +38,11 @@ def key_of(request: Request, url: str, rule: KeyRule) -> str:
     if not rule.headers:
         return url
     return "\n".join((url, *(f"{name}={request.fields.get(name, '')}" for name in rule.headers)))
+
+
+def short(name: str) -> str:
+    """The name, or where it is long a digest of it: what is remembered by name must not grow with names."""
+    return name if len(name) <= _SHORT else blake2b(name.encode(), digest_size=16).hexdigest()
 
 
 def same_origin_target(reference: str, request: Request) -> str | None:

@@ -69,6 +69,7 @@ class Reason(Enum):
     STATUS = "status"
     PARTIAL = "partial"
     TOO_LARGE = "too-large"
+    EVENT_STREAM = "event-stream"
     CLOSE_DELIMITED = "close-delimited"
     UPSTREAM_ERROR = "upstream-error"
     # The upstream did not answer, or not to the end.

@@ -44,8 +44,8 @@ class Policy:
 
     @property
     def operator_freshness(self) -> bool:
-        """Whether a lifetime may come from here and not from the upstream."""
-        return self.default_ttl is not None or self.override_ttl is not None or bool(self.negative_ttl)
+        """Whether the lifetime of a good answer may come from here and not from the upstream."""
+        return self.default_ttl is not None or self.override_ttl is not None
 
     def fingerprint(self) -> str:
         """Short digest: an entry stored under another policy is a miss."""

@@ -104,7 +104,7 @@ _DETAILS: Final = {
     Reason.BAD_RESPONSE: "The upstream's answer was not valid HTTP.",
     Reason.BREAKER_OPEN: "The upstream has failed too often and is left alone for a moment.",
     Reason.UPSTREAM_ERROR: "The upstream answered with an error.",
-    Reason.OVERLOADED: "Too many connections.",
+    Reason.OVERLOADED: "Too many requests are under way.",
     Reason.INTERNAL: "Something went wrong here; it has been logged.",
 }
 
@@ -113,7 +113,7 @@ def failure_status(reason: Reason) -> int:
     """The status for an upstream that gave no answer."""
     if reason in (Reason.TIMEOUT, Reason.CONNECT_TIMEOUT):
         return 504
-    return 503 if reason is Reason.BREAKER_OPEN else 502
+    return 503 if reason in (Reason.BREAKER_OPEN, Reason.OVERLOADED) else 502
 
 
 def problem(status: int, reason: Reason, detail: str = "") -> tuple[Headers, bytes]:

@@ -9,6 +9,7 @@ from ipaddress import IPv6Address
 from typing import Final
 
 from proxy.rules.fields import members
+from proxy.rules.hop import REQUEST_KEEP, strip_hop_by_hop
 from proxy.rules.message import Fields, Headers, Reason, Request, fold
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -46,8 +47,9 @@ def _malformed(detail: str) -> Refused:
 def parse_request(raw: bytes, scheme: str, *, trusted: bool, max_headers: int) -> Request:
     """A complete request head, up to and with its empty line.
 
-    `scheme` is the connection's; a `trusted` peer's X-Forwarded-Proto overrides it. Depends on
-    nothing else, so equal bytes may share one result. Raises Refused.
+    `scheme` is the connection's; a `trusted` peer's X-Forwarded-Proto and -Host override it and Host.
+    Hop-by-hop fields are already off it. Depends on nothing else, so equal bytes may share one
+    result. Raises Refused.
     """
     text = raw.decode("latin-1")
     line = _REQUEST_LINE.match(text)
@@ -73,18 +75,22 @@ def parse_request(raw: bytes, scheme: str, *, trusted: bool, max_headers: int) -
         scheme = fields["x-forwarded-proto"]
     host = _host(headers, fields, scheme)
     target = _target(method, raw_target, scheme, host)
+    if trusted and (forwarded_host := members(fields.get("x-forwarded-host"))):
+        host = _valid_host(forwarded_host[0], scheme)  # routed, keyed and told to the upstream alike
     options = {option.lower() for option in members(fields.get("connection"))}
     expect = fields.get("expect")
     if expect is not None and expect.lower() != "100-continue":
         raise Refused(417, Reason.EXPECTATION, "The only expectation known here is 100-continue.")
+    # What is not forwarded must not be keyed or varied on either: one list of fields for all.
+    forwardable = strip_hop_by_hop(headers, REQUEST_KEEP)
     return Request(
         method=method,
         target=target,
         host=host,
         scheme=scheme,
         http10=http10,
-        headers=headers,
-        fields=fields,
+        headers=forwardable,
+        fields=fields if len(forwardable) == len(headers) else fold(forwardable),
         length=_body_length(headers, fields, http10=http10),
         keep_alive="close" not in options and (not http10 or "keep-alive" in options),
         expects_continue=expect is not None and not http10,
@@ -94,9 +100,14 @@ def parse_request(raw: bytes, scheme: str, *, trusted: bool, max_headers: int) -
 
 def _host(headers: Headers, fields: Fields, scheme: str) -> str:
     # RFC 9112 section 3.2: missing, repeated or invalid is 400. HTTP/1.0 too: the key needs it.
-    host = fields.get("host", "")
+    if sum(name.lower() == "host" for name, _ in headers) != 1:
+        raise _malformed("Exactly one valid Host field is needed.")
+    return _valid_host(fields["host"], scheme)
+
+
+def _valid_host(host: str, scheme: str) -> str:
     match = _HOST.match(host)
-    if match is None or sum(name.lower() == "host" for name, _ in headers) != 1:
+    if match is None:
         raise _malformed("Exactly one valid Host field is needed.")
     if match[1] is not None and int(match[1]) > 65535:
         raise _malformed("The port in Host is out of range.")

@@ -91,7 +91,8 @@ async def test_waiting_for_a_connection_counts() -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         reasons = await asyncio.gather(*(failure(origin.fetch(get())) for _ in range(5)))
-        assert set(reasons) == {Reason.TIMEOUT}
+        # Those who never got a place say nothing of the upstream's health.
+        assert sorted(reason.value for reason in reasons) == ["overloaded"] * 4 + ["timeout"]
         assert loop.time() - began < 2.0, "one after the other would take 2.5 s"
 
 

@@ -182,6 +182,7 @@ class FakeClient:
 
     peer = "192.0.2.1"
     trusted = False
+    refused = None
 
     def __init__(self, upload: Sequence[bytes] = ()) -> None:
         self.sent = 0

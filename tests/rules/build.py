@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.rules.admit import Fetched, Store, complete, on_response
 from proxy.rules.fields import format_date
+from proxy.rules.hop import REQUEST_KEEP, strip_hop_by_hop
 from proxy.rules.message import Entry, Head, Headers, Request, fold
 from proxy.rules.policy import Policy
 from proxy.rules.wire import Refused, parse_request
@@ -36,7 +37,7 @@ def lines(*written: str) -> Headers:
 def request(
     *written: str, method: str = "GET", target: str = "/a", host: str = "example.com", length: int | None = 0
 ) -> Request:
-    headers = (("Host", host), *lines(*written))
+    headers = strip_hop_by_hop((("Host", host), *lines(*written)), REQUEST_KEEP)
     return Request(
         method=method,
         target=target,

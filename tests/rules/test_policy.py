@@ -84,7 +84,7 @@ def test_equal_policies_have_one_fingerprint_however_they_were_written() -> None
         pytest.param(Policy(), False, id="headers alone decide by default"),
         pytest.param(Policy(default_ttl=0.0), True, id="a default TTL of nothing is still the operator's word"),
         pytest.param(Policy(override_ttl=1.0), True, id="an override is the operator's word"),
-        pytest.param(Policy(negative_ttl={404: 1.0}), True, id="a negative TTL is the operator's word"),
+        pytest.param(Policy(negative_ttl={404: 1.0}), False, id="a negative TTL is not of good answers"),
         pytest.param(
             Policy(stale_if_error=60.0, stale_while_revalidate=60.0), False, id="stale windows are not freshness"
         ),

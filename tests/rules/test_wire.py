@@ -398,3 +398,28 @@ def test_a_head_is_written_up_to_its_empty_line() -> None:
     headers = (("A", "b"), ("c-D", ""), ("E", "\xe9"))
     assert head_bytes(299, "All right", headers) == b"HTTP/1.1 299 All right\r\nA: b\r\nc-D: \r\nE: \xe9\r\n"
     assert head_bytes(200, "", ()) == b"HTTP/1.1 200 \r\n"
+
+
+def test_what_is_not_forwarded_is_not_there_to_be_keyed_either() -> None:
+    """A client must not store its answer under a field that the upstream never saw."""
+    asked = parse(raw_head(HOST, "X-Tenant: acme", "Connection: X-Tenant, close", "TE: trailers"))
+    assert "x-tenant" not in asked.fields
+    assert asked.headers == (("Host", "example.com"),)
+    assert not asked.keep_alive
+
+
+@pytest.mark.parametrize(
+    ("claimed", "trusted", "host"),
+    [
+        pytest.param("Public.Example:80", True, "public.example", id="a trusted proxy's is the host"),
+        pytest.param("public.example, inner.example", True, "public.example", id="of several the client's"),
+        pytest.param("public.example", False, "example.com", id="a stranger's is not"),
+    ],
+)
+def test_who_is_believed_about_the_host(claimed: str, trusted: bool, host: str) -> None:
+    assert parse(raw_head(HOST, f"X-Forwarded-Host: {claimed}"), trusted=trusted).host == host
+
+
+def test_a_claimed_host_is_held_to_what_a_host_is() -> None:
+    with pytest.raises(Refused, match="Host"):
+        parse(raw_head(HOST, "X-Forwarded-Host: a b/c"), trusted=True)
