@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.edges.connection import LINGER
+from proxy.edges.connection import HALF_OPEN, LINGER
 from proxy.flow.ports import Client, ClientError
 from proxy.rules.message import Reason, Request
 from tests.edges.kit import (
@@ -321,3 +321,31 @@ async def test_a_sweep_may_come_between_the_end_and_the_news_of_it(sent: bytes) 
         await here.ended()
         connection.check(here.clock() + 100_000.0)
         connection.abort()
+
+
+async def test_who_closed_its_side_of_a_silent_stream_is_gone_after_a_moment() -> None:
+    ended = asyncio.Event()
+
+    async def stream(_request: Request, client: Client) -> None:
+        client.start(b"HTTP/1.1 200 OK\r\n", length=None)
+        await client.write(b"first")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with rig(stream) as here:
+        wire = await here.connect()
+        await wire.send(get("/events"))
+        await wire.through(b"first\r\n")
+        here.sweep(HALF_OPEN * 2)
+        assert await still_open(here)
+        wire.shut()
+        await turns()
+        here.sweep(LITTLE)
+        here.sweep(HALF_OPEN - LITTLE)
+        assert await still_open(here)
+        here.sweep(2 * LITTLE)
+        await ended.wait()
+        assert await wire.reset() == b""
+        await here.ended()

@@ -49,3 +49,13 @@ def test_it_never_holds_more_than_its_limit(steps: list[tuple[str, bool]], limit
         known.add(key, 1.0, WHY) if add else known.discard(key)
         assert len(known) <= limit
         assert (known.until(key) is not None) is add
+
+
+def test_long_keys_are_told_apart_though_they_are_not_kept_whole() -> None:
+    keys = ExpiringSet(10)
+    keys.add("a" * 30_000, 5.0, Reason.NO_STORE)
+    keys.add("a" * 30_001, 6.0, Reason.PRIVATE)
+    assert keys.until("a" * 30_000) == 5.0
+    assert keys.reason("a" * 30_001) is Reason.PRIVATE
+    keys.discard("a" * 30_000)
+    assert keys.until("a" * 30_000) is None

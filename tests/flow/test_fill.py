@@ -438,3 +438,60 @@ async def test_one_refresh_for_those_with_and_without_credentials() -> None:
         assert len(w.calls) == 2
         w.last.reply("Cache-Control: max-age=60")
         await w.idle()
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 416, 429])
+async def test_one_clients_error_says_nothing_of_what_others_may_share(status: int) -> None:
+    async with World() as w:
+        await w.store("Cache-Control: max-age=60")
+        w.ask("Cache-Control: no-cache")
+        await w.idle()
+        w.last.reply(status=status)
+        await w.idle()
+        assert w.stored() is not None
+        w.clock.at += 61
+        first, second = w.ask(), w.ask()
+        await w.idle()
+        assert len(w.calls) == 3
+        w.last.reply("Cache-Control: max-age=60", body=b"new")
+        await w.idle()
+        assert (first.got, second.got) == (b"new", b"new")
+
+
+async def test_an_event_stream_is_its_askers_alone() -> None:
+    async with World(replace(PLAIN, default_ttl=30.0)) as w:
+        first, second = w.ask(), w.ask()
+        await w.idle()
+        w.last.answer("Content-Type: text/event-stream")
+        await w.idle()
+        assert len(w.calls) == 2
+        w.last.answer("Content-Type: text/event-stream")
+        for call, event in zip(w.calls, (b"one", b"two"), strict=True):
+            call.send(event)
+        await w.idle()
+        assert (first.got, second.got) == (b"one", b"two")
+        for call in w.calls:
+            call.end(None)
+        await w.idle()
+        assert w.stored() is None
+
+
+async def test_a_refresh_that_would_be_for_one_alone_is_not_tried_at_every_hit() -> None:
+    async with World() as w:
+        await w.store("Cache-Control: max-age=1, stale-while-revalidate=60")
+        w.clock.at += 2
+        w.ask("Authorization: Basic x")
+        await w.idle()
+        w.last.reply("Cache-Control: max-age=60", body=b"mine")
+        await w.idle()
+        for _ in range(5):
+            w.ask("Authorization: Basic x")
+            await w.idle()
+        assert len(w.calls) == 2
+        w.ask()
+        await w.idle()
+        w.last.reply("Cache-Control: max-age=60", body=b"new")
+        await w.idle()
+        stored = w.stored()
+        assert stored is not None
+        assert stored.body == b"new"

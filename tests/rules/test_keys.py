@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.rules.keys import cache_target, key_of, same_origin_target, url_of
+from proxy.rules.keys import cache_target, key_of, same_origin_target, short, url_of
 from proxy.rules.policy import KeyRule
 from tests.rules.build import brief, request
 
@@ -146,3 +146,9 @@ def test_any_reference_names_a_target_or_nothing(reference: str) -> None:
 )
 def test_what_a_location_names(reference: str, target: str | None) -> None:
     assert same_origin_target(reference, request()) == target
+
+
+def test_what_is_remembered_by_name_does_not_grow_with_names() -> None:
+    assert short("/a") == "/a"
+    assert len(short("/a" * 10_000)) < 100
+    assert short("/a" * 10_000) != short("/a" * 10_001)
