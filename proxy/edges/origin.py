@@ -178,11 +178,10 @@ class HttpOrigin:
             raise
 
     async def _within_deadline(self, call: Call, head: bytes) -> "_Exchange":
-        waiting = True
+        queued = self._slots.locked()
         try:
             async with asyncio.timeout(self.timeout) as due:
                 await self._slots.acquire()
-                waiting = False
                 try:
                     return await self._exchange(call, head, due)
                 except BaseException:
@@ -190,8 +189,8 @@ class HttpOrigin:
                     raise
         except TimeoutError:
             self.errors += 1
-            if waiting:  # no word on the upstream's health: it was never asked
-                raise OriginError(Reason.OVERLOADED, "no connection to it became free in time") from None
+            if queued:  # no word on the upstream's health: it was asked too late, or never
+                raise OriginError(Reason.OVERLOADED, "no connection to it became free soon enough") from None
             raise OriginError(Reason.TIMEOUT, f"no response head within {self.timeout:g} s") from None
         except OriginError:
             self.errors += 1
