@@ -27,7 +27,8 @@ from proxy.rules.message import Entry, Headers, Reason
 _log = logging.getLogger("readthrough")
 
 _TELL_AGAIN: Final = 10.0  # seconds before the same trouble of the same upstream is told again
-_OUTAGES: Final = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.TIMEOUT, Reason.DISCONNECTED})
+# What opens the breaker. An upstream that takes a request and hangs up is there: one bad URL must not close the rest.
+_OUTAGES: Final = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.TIMEOUT})
 _ASKERS_OWN: Final = frozenset({Reason.AUTHORIZATION, Reason.CREDENTIALS})  # says nothing of what others may have
 _OF_THE_RESOURCE: Final = frozenset({404, 405, 410, 414})  # other 4xx speak of one request, not of what is there
 _SMALL: Final = 256 << 10  # bytes; bodies up to this are stored in one piece, so that a hit is one write
