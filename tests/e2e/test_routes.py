@@ -30,7 +30,7 @@ def CONFIG(port: int) -> dict[str, object]:  # noqa: N802 - the name the fixture
             "host": {"url": url, "preserve_host": True},
             "dead": {"url": f"http://127.0.0.1:{DEAD}", "connect_timeout": "500ms"},
             "slow": {"url": url, "timeout": "300ms"},
-            "fragile": {"url": url, "breaker": {"failures": 2, "open": "1h"}},
+            "fragile": {"url": url, "timeout": "300ms", "breaker": {"failures": 2, "open": "1h"}},
         },
         "routes": [
             {"name": "based", "match": {"path": "/based/*"}, "upstream": "based"},
@@ -110,20 +110,32 @@ async def test_an_upstream_that_does_not_answer_in_time_is_504(here: Site) -> No
     assert (await here.get("/slow")).text == "awake"
 
 
-async def test_a_breaker_spares_an_upstream_that_fails(here: Site) -> None:
+async def test_a_breaker_spares_an_upstream_that_does_not_answer(here: Site) -> None:
+    held = asyncio.Event()
+
+    async def silent(call: Call) -> None:
+        del call
+        await held.wait()
+
+    here.upstream.on("/fragile", silent)
+    for _ in range(2):
+        _problem(await here.send(post("/fragile", b"x")), 504)
+    for _ in range(3):
+        _problem(await here.send(post("/fragile", b"x")), 503)
+    held.set()
+    assert here.upstream.count("/fragile") == 2
+    here.upstream.on("/open/fine", replies("fine"))
+    assert (await here.get("/open/fine")).text == "fine"
+
+
+async def test_an_upstream_that_hangs_up_on_some_requests_is_there_for_the_others(here: Site) -> None:
     async def cut(call: Call) -> None:
         call.stream.reset()
 
-    here.upstream.on("/fragile", cut)
-    for _ in range(2):
-        _problem(await here.send(post("/fragile", b"x")), 502)
-    seen = here.upstream.count("/fragile")
-    for _ in range(3):
-        response = await here.send(post("/fragile", b"x"))
-        _problem(response, 503)
-    assert here.upstream.count("/fragile") == seen == 2
-    here.upstream.on("/open/fine", replies("fine"))
-    assert (await here.get("/open/fine")).text == "fine"
+    here.upstream.on("/open/bad", cut)
+    for _ in range(8):
+        _problem(await here.send(post("/open/bad", b"x")), 502)
+    assert here.upstream.count("/open/bad") == 8
 
 
 async def _dies_when_reused(call: Call) -> None:
