@@ -17,12 +17,13 @@ from urllib.parse import urlsplit
 import uvloop
 
 from proxy.admin.server import AdminServer
+from proxy.certificates import load_pair, server_context, upstream_context
 from proxy.edges.clock import Clock
 from proxy.edges.connection import Limits, Shared
 from proxy.edges.journal import AccessLog
 from proxy.edges.listener import Listener
 from proxy.edges.memory import Memory
-from proxy.edges.origin import HttpOrigin, Spawn, client_tls
+from proxy.edges.origin import HttpOrigin, Spawn
 from proxy.flow.answers import Answers
 from proxy.flow.background import Background
 from proxy.flow.breaker import Breaker
@@ -102,26 +103,25 @@ class App:
         self.listener = Listener(self.shared)
         self._serving = False
         self.admin = AdminServer(lambda: self._serving)
-        self._tls: ssl.SSLContext | None = None
-        self._tls_stamp: tuple[float, ...] = ()
         self._tls_watch: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Listen. Raises OSError where an address is taken, it or ValueError where a certificate is unusable."""
         settings = self.settings
         _raise_file_limit(settings)
+        context = None
         if settings.tls is not None:
-            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._load_certificate(settings.tls)
-            self._watch_certificate(settings.tls)
+            seen = _stamp(settings.tls)
+            context = server_context(settings.tls.certificate, settings.tls.key)
+            self._watch_certificate(context, settings.tls, seen)
         await self.admin.listen(settings.admin.listen.host, settings.admin.listen.port)
-        port = await self.listener.listen(settings.listen.host, settings.listen.port, self._tls)
+        port = await self.listener.listen(settings.listen.host, settings.listen.port, context)
         self._serving = True
         # Entries live long and hold no cycles: a collector that walks them all would stop the loop for
         # longer with every entry. What is young, where cycles are, is still collected.
         gc.freeze()
         gc.set_threshold(10_000, 50, 1_000)
-        scheme = "https" if self._tls else "http"
+        scheme = "https" if context else "http"
         _log.info(
             "readthrough %s serves %s://%s:%d", version("readthrough"), scheme, _shown(settings.listen.host), port
         )
@@ -204,31 +204,22 @@ class App:
         if self.journal is not None:
             self.journal.refused(self.clock.wall(), peer, status, reason)
 
-    def _load_certificate(self, tls: ServerTls) -> None:
-        """Read certificate and key. Raises OSError, ssl.SSLError or ValueError."""
-        # Half a pair would already be in place when OpenSSL finds that the other half does not fit.
-        for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._tls):
-            if context is not None:
-                context.load_cert_chain(tls.certificate, tls.key, password=_refuse_passphrase)
-        self._tls_stamp = _stamp(tls)
-
-    def _watch_certificate(self, tls: ServerTls) -> None:
+    def _watch_certificate(self, context: ssl.SSLContext, tls: ServerTls, seen: tuple[float, ...]) -> None:
         """Read the certificate again whenever its files change: new connections get the new one."""
         try:
-            if _stamp(tls) != self._tls_stamp:
-                self._load_certificate(tls)
+            found = _stamp(tls)
+            if found != seen:
+                load_pair(context, tls.certificate, tls.key)
+                seen = found
                 _log.info("certificate read again")
         except (OSError, ValueError) as error:  # half written, most likely: the old one stays for now
             _log.warning("certificate not read again, the old one stays: %s", error)
-        self._tls_watch = asyncio.get_running_loop().call_later(_CERTIFICATE_POLL, self._watch_certificate, tls)
+        again = asyncio.get_running_loop().call_later
+        self._tls_watch = again(_CERTIFICATE_POLL, self._watch_certificate, context, tls, seen)
 
 
 def _stamp(tls: ServerTls) -> tuple[float, ...]:
     return tls.certificate.stat().st_mtime, tls.key.stat().st_mtime
-
-
-def _refuse_passphrase() -> str:
-    raise ValueError("the key is encrypted; give one without a passphrase")
 
 
 async def _either(event: asyncio.Event, seconds: float) -> None:
@@ -243,7 +234,7 @@ def _upstream(settings: UpstreamSettings, body_timeout: float, spawn: Spawn) -> 
     context = None
     if settings.url.startswith("https:"):
         files = (tls.ca, tls.certificate, tls.key) if tls else (None, None, None)
-        context = client_tls(*[None if f is None else str(f) for f in files])
+        context = upstream_context(*files)
     origin = HttpOrigin(
         settings.url,
         connect_timeout=settings.connect_timeout,

@@ -3,13 +3,14 @@
 Durations are seconds, sizes bytes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Final
 
-from proxy.config.certificates import PEM_ADVICE, pem_problems
+from proxy.certificates import server_context, upstream_context
 from proxy.config.document import ConfigError, Problem, Reading
 from proxy.config.kinds import BAD, Choice, File, Key, Leaf, ListOf, MapOf, OrOff, Section, Wrong, attempt
 from proxy.config.routing import CACHE, ROUTE, build_route, check_routes, unreachable
@@ -333,10 +334,17 @@ def _check_listeners(values: Mapping[str, Any], reading: Reading) -> None:
         for what, instead in _clashes(listen, admin):
             reading.error("admin.listen" if reading.given("admin.listen") else "listen", what, instead)
     if isinstance(tls := values.get("tls"), ServerTls):
-        for what in pem_problems(None, tls.certificate, tls.key):
-            reading.error("tls", what, PEM_ADVICE)
+        _try_out("tls", partial(server_context, tls.certificate, tls.key), reading)
     if values.get("workers", 1) not in (1, BAD):
         reading.error("workers", "more than 1 is not available yet in this release", "write 1, or leave it out")
+
+
+def _try_out(at: str, use: Callable[[], object], reading: Reading) -> None:
+    """Certificate files are mended more easily now than when somebody connects."""
+    try:
+        use()
+    except ValueError as error:
+        reading.error(at, str(error), "name PEM files, the key without a passphrase and the certificate's own")
 
 
 def _check_upstreams(values: Mapping[str, Any], reading: Reading) -> None:
@@ -348,8 +356,7 @@ def _check_upstreams(values: Mapping[str, Any], reading: Reading) -> None:
         at = f"upstreams.{name}.tls"
         if (tls.certificate is None) != (tls.key is None):
             reading.error(at, "has a certificate without key, or a key without certificate", "write both, or neither")
-        for what in pem_problems(tls.ca, tls.certificate, tls.key):
-            reading.error(at, what, PEM_ADVICE)
+        _try_out(at, partial(upstream_context, tls.ca, tls.certificate, tls.key), reading)
         if upstream["url"] is not BAD and not upstream["url"].startswith("https:"):
             reading.error(at, "does nothing for an http URL", "write https in the URL, or leave tls out")
     if values["routes"] is not BAD:

@@ -9,7 +9,6 @@ import asyncio
 import ssl as tls
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, cast
 
 import aiohttp
@@ -32,39 +31,6 @@ _MAX_LINE: Final = 32 << 10  # bytes
 _MAX_FIELDS: Final = 256
 _RESENDABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _UNTIMED: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None)
-
-
-def client_tls(ca: str | None, certificate: str | None, key: str | None) -> tls.SSLContext:
-    """The TLS configuration for one upstream; all are paths of PEM files.
-
-    Without `ca` the system's authorities are trusted, with it nobody but it. `key` may be in the
-    certificate's file. Raises ValueError, naming the file and what is wrong with it.
-    """
-    if key is not None and certificate is None:
-        raise ValueError(f"{key}: a key needs its certificate")
-    for path in (ca, certificate, key):
-        if path is not None:
-            try:
-                Path(path).read_bytes()
-            except OSError as error:
-                raise ValueError(f"{path}: {error.strerror}") from error
-    try:
-        context = tls.create_default_context(cafile=ca)
-    except tls.SSLError as error:
-        raise ValueError(f"{ca}: no certificate in PEM format ({error.reason})") from error
-    if certificate is not None:
-        try:
-            # Without a callback OpenSSL would ask for the passphrase on the terminal, and wait.
-            context.load_cert_chain(certificate, key, password=partial(_refuse_passphrase, key or certificate))
-        except tls.SSLError as error:
-            pair = certificate if key is None else f"{certificate}, {key}"
-            raise ValueError(f"{pair}: not a certificate with its key in PEM format ({error.reason})") from error
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-def _refuse_passphrase(path: str) -> str:
-    raise ValueError(f"{path}: the key is encrypted; give one without a passphrase")
 
 
 class _Wire(ResponseHandler):

@@ -6,12 +6,14 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import trustme
 
-from proxy.edges.origin import HttpOrigin, client_tls
+from proxy.certificates import upstream_context
+from proxy.edges.origin import HttpOrigin
 from proxy.flow.background import Background
 from proxy.flow.ports import Answer, Call, OriginError
 from proxy.rules.message import Headers, Reason
@@ -205,7 +207,7 @@ def server_context(ca: trustme.CA, *names: str) -> ssl.SSLContext:
 
 def trusting(ca: trustme.CA) -> ssl.SSLContext:
     with ca.cert_pem.tempfile() as path:
-        return client_tls(path, None, None)
+        return upstream_context(Path(path), None, None)
 
 
 Case = Callable[[], Coroutine[Any, Any, None]]

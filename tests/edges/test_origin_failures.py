@@ -3,15 +3,14 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final
 
 import aiohttp
 import pytest
 import trustme
 
-from proxy.edges.origin import client_tls
+from proxy.certificates import upstream_context
 from proxy.rules.message import Reason
 from tests.edges.scripted import (
     OK,
@@ -187,7 +186,7 @@ async def test_https_shows_its_certificate(tmp_path: Path) -> None:
     mine.cert_chain_pems[0].write_to_path(files["cert"])
     mine.private_key_pem.write_to_path(files["key"])
     async with upstream(replies(OK), context) as up:
-        shown = client_tls(files["ca"], files["cert"], files["key"])
+        shown = upstream_context(*(Path(files[name]) for name in ("ca", "cert", "key")))
         async with client(up.url, tls=shown, server_name="up.example") as origin:
             assert await ask(origin) == (200, b"ok")
         async with client(up.url, tls=trusting(ca), server_name="up.example") as origin:
@@ -202,45 +201,6 @@ async def test_https_bodies_that_end_short_are_errors_and_are_not_read_ahead() -
             client(up.url, tls=trusting(ca), server_name="up.example") as origin,
         ):
             assert await failure(ask(origin)) is Reason.ABORTED
-
-
-def test_what_is_wrong_with_a_tls_file_is_said(tmp_path: Path) -> None:
-    ca, other = trustme.CA(), trustme.CA()
-    mine = ca.issue_cert("me.example")
-    files = {name: str(tmp_path / name) for name in ("ca", "cert", "key", "other", "junk", "none", "locked")}
-    ca.cert_pem.write_to_path(files["ca"])
-    mine.cert_chain_pems[0].write_to_path(files["cert"])
-    mine.private_key_pem.write_to_path(files["key"])
-    other.issue_cert("me.example").private_key_pem.write_to_path(files["other"])
-    Path(files["junk"]).write_text("junk")
-    Path(files["locked"]).write_text(LOCKED)
-    table: Sequence[tuple[str | None, str | None, str | None, str]] = (
-        ("none", None, None, "none: No such file"),
-        ("junk", None, None, "junk: no certificate in PEM format"),
-        (None, "none", "key", "none: No such file"),
-        (None, "cert", "none", "none: No such file"),
-        (None, "junk", "key", "junk, .*key: not a certificate with its key"),
-        (None, "cert", "junk", "cert, .*junk: not a certificate with its key"),
-        (None, "cert", "other", "cert, .*other: not a certificate with its key"),
-        (None, "cert", None, "cert: not a certificate with its key"),
-        (None, None, "key", "key: a key needs its certificate"),
-        (None, "cert", "locked", "locked: the key is encrypted"),
-    )
-    for authority, certificate, key, message in table:
-        paths = [None if name is None else files[name] for name in (authority, certificate, key)]
-        with pytest.raises(ValueError, match=message):
-            client_tls(*paths)
-    assert client_tls(None, None, None).verify_mode is ssl.CERT_REQUIRED
-
-
-LOCKED: Final = """-----BEGIN ENCRYPTED PRIVATE KEY-----
-MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAgD3N3b/yMrkwICCAAw
-DAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEEPQIELlUcTcpAjsdb5fyhU0EgZB4
-3VqfZuqrwNnudjbsEKGxHls1d4tCmsJASMcEKTMqiMMxLFoopiPEDOWo02wI9vR3
-YlKRw8Y+F7KhfEXKF1KV4+h3tIB5WLACu8wu6ZTbP1Ed8PY+N+dA/cdAzrtS17Ok
-gZe2ZlnAvzbAyiFPR3Hj41nCu7tURtP72jD2DCPUueJP1/en9T70/guS6zHh6qo=
------END ENCRYPTED PRIVATE KEY-----
-"""
 
 
 @pytest.mark.parametrize("case", cases(globals()), ids=lambda case: case.__name__)
