@@ -87,12 +87,13 @@ class App:
         self.log = InvalidationLog(epoch=os.urandom(8).hex())
         self.memory = Memory(settings.memory_max_size, self.log)
         self.flights = Flights(self.log, FlightMemory(settings.limits.flight_memory))
-        self.journal = AccessLog(sys.stdout.fileno()) if settings.access_log else None
+        self.journal = AccessLog(sys.stdout.fileno(), self.clock.wall) if settings.access_log else None
         fill = Fill(self.memory, self.log, self.flights, self.background, self.clock)
         answers = Answers(self.clock, self.journal, _request_ids(), self.background)
         self._upstreams: dict[UpstreamSettings, Upstream] = {}
         self.exchange = Exchange(self._site(settings), self.memory, self.log, self.flights, fill, answers, self.clock)
         self.shared = Shared(
+            self.exchange.read,
             self.exchange.begin,
             self.background.spawn,
             self.clock.now,
@@ -151,6 +152,7 @@ class App:
         self.exchange.site = site
         self.memory.resize(fresh.memory_max_size)
         self.shared.limits, self.shared.trusted = _limits(fresh), fresh.trusted_proxies
+        self.shared.forget()
         _log.info("configuration reloaded")
         gone = [self._upstreams.pop(u) for u in set(self._upstreams) - set(fresh.upstreams.values())]
         for upstream in gone:  # nothing is routed to them any more; what is under way may end
@@ -202,7 +204,7 @@ class App:
 
     def _refused(self, peer: str, status: int, reason: Reason) -> None:
         if self.journal is not None:
-            self.journal.refused(self.clock.wall(), peer, status, reason)
+            self.journal.refused(peer, status, reason)
 
     def _watch_certificate(self, context: ssl.SSLContext, tls: ServerTls, seen: tuple[float, ...]) -> None:
         """Read the certificate again whenever its files change: new connections get the new one."""

@@ -15,22 +15,28 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any, Final, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 from proxy.flow.inbound import Inbound
-from proxy.flow.ports import Client, ClientError
+from proxy.flow.ports import Asked, Client, ClientError
+from proxy.rules.memo import Memo
 from proxy.rules.message import Reason, Request
 from proxy.rules.report import TITLES, problem
-from proxy.rules.wire import ChunkedReader, Refused, SizedReader, head_bytes, parse_request, refuse_early
+from proxy.rules.wire import ChunkedReader, Refused, Section, SizedReader, head_bytes, parse_request, refuse_early
 
 _log = logging.getLogger(__name__)
 
 HIGH_WATER: Final = 64 << 10  # bytes waiting in either direction before that side is paused
+SWEEP: Final = 0.5  # seconds between two looks at the deadlines
 HALF_OPEN: Final = 5.0  # seconds of silence after which a client that closed its side of a stream is gone
 LINGER: Final = 2.0  # seconds a client gets to read a refusal before the connection is cut
+REMEMBERED: Final = 4096  # heads whose reading is kept, per generation
+REMEMBERED_SIZE: Final = 2048  # bytes; longer heads are read every time
+APART: Final = 16 << 10  # bytes; what is longer costs more to copy behind its head than to hand over on its own
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close sends RST
 
 Pending = Coroutine[Any, Any, None]
+A = TypeVar("A", bound=Asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,34 +74,63 @@ class _Phase(Enum):
     LINGER = auto()
 
 
+_IDLE: Final = _Phase.IDLE
+
+
 @dataclass(slots=True)
-class Shared:
+class Shared(Generic[A]):
     """What all connections of a process share.
 
-    `begin` answers a request or returns the work that will, `spawn` runs that work. `admitted` of the
-    `connections` are within the limit. `draining`: every answer says `Connection: close`.
+    `read` finds out what may be known of a request beforehand, `begin` answers it or returns the work
+    that will, `spawn` runs that work. `admitted` of the `connections` are within the limit.
+    `draining`: every answer says `Connection: close`. `idle_until` is when a connection that falls
+    idle now will have been so for too long, give or take a sweep.
     """
 
-    begin: Callable[[Request, Client], Pending | None]
+    read: Callable[[Request], A]
+    begin: Callable[[A, Client], Pending | None]
     spawn: Callable[[Pending, str], asyncio.Task[None]]
     now: Callable[[], float]
     limits: Limits
     trusted: Sequence[IPv4Network | IPv6Network] = ()
     on_refusal: Callable[[str, int, Reason], None] | None = None
     counters: Counters = field(default_factory=Counters)
-    connections: "set[Connection]" = field(default_factory=set)
+    connections: "set[Connection[A]]" = field(default_factory=set)
     admitted: int = 0
     draining: bool = False
+    idle_until: float = field(init=False)
+    heads: dict[tuple[str, bool], Memo[bytes, A]] = field(default_factory=dict)
+    sections: Memo[bytes, Section] = field(default_factory=lambda: Memo(REMEMBERED // 4))
+
+    def __post_init__(self) -> None:
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Enforce the deadlines of all connections."""
+        now = self.now()
+        self.idle_until = now + self.limits.idle_timeout + SWEEP
+        for connection in list(self.connections):
+            connection.check(now)
+
+    def memo(self, scheme: str, *, trusted: bool) -> Memo[bytes, A]:
+        """The heads that were read for such connections: how a head is read depends on nothing else."""
+        return self.heads.setdefault((scheme, trusted), Memo(REMEMBERED))
+
+    def forget(self) -> None:
+        """Read every head anew: the configuration has changed."""
+        for memo in self.heads.values():
+            memo.clear()
+        self.sections.clear()
 
     def is_trusted(self, peer: str) -> bool:
         """Whether an address lies in the trusted networks."""
         return bool(self.trusted and peer) and any(ip_address(peer) in network for network in self.trusted)
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol, Generic[A]):
     """One client connection; implements `flow.ports.Client` for the exchange it is in."""
 
-    def __init__(self, shared: Shared, scheme: str) -> None:
+    def __init__(self, shared: Shared[A], scheme: str) -> None:
         self._shared, self._scheme = shared, scheme
         self._buffer = bytearray()
         self._phase, self._deadline = _Phase.IDLE, 0.0
@@ -103,7 +138,7 @@ class Connection(asyncio.Protocol):
         self._inbound: Inbound | None = None
         self._reader: SizedReader | ChunkedReader | None = None  # of that body
         self._task: asyncio.Task[None] | None = None
-        self._started = self._keep = self._chunked_out = self._asked_for_body = False
+        self._started = self._keep = self._http10 = self._chunked_out = self._asked_for_body = False
         self._reading_paused = self._writing_paused = self._eof = False
         self._drained: asyncio.Future[None] | None = None
         self._written = 0  # bytes handed to the transport
@@ -123,6 +158,7 @@ class Connection(asyncio.Protocol):
         peername = self._transport.get_extra_info("peername")
         self.peer = str(peername[0]) if peername else ""
         self.trusted = shared.is_trusted(self.peer)
+        self._heads = shared.memo(self._scheme, trusted=self.trusted)
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         shared.connections.add(self)
         shared.counters.accepted += 1
@@ -147,6 +183,11 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
+        if self._phase is _IDLE and not self._buffer and not self._writing_paused:
+            asked = self._heads.recent.get(data)
+            if asked is not None:  # so this is one head, whole, and nothing behind it
+                self._begin(asked)
+                return
         if self._phase is _Phase.LINGER:
             return
         self._buffer += data
@@ -212,16 +253,32 @@ class Connection(asyncio.Protocol):
                 return False
             raw = bytes(buffer[: end + 4])
             del buffer[: end + 4]
-            request = parse_request(raw, self._scheme, trusted=self.trusted, max_headers=limits.max_headers)
+            asked = self._heads.get(raw) or self._read(raw)
         except Refused as refused:
             self._refuse(refused)
             return False
-        self._begin(request)
+        self._begin(asked)
         return True
 
-    def _begin(self, request: Request) -> None:
+    def _read(self, raw: bytes) -> A:
+        """A head that is not remembered."""
+        shared, short = self._shared, len(raw) <= REMEMBERED_SIZE
+        request = parse_request(
+            raw,
+            self._scheme,
+            trusted=self.trusted,
+            max_headers=shared.limits.max_headers,
+            sections=shared.sections if short else None,
+        )
+        asked = shared.read(request)
+        if short:
+            self._heads.offer(raw, asked)
+        return asked
+
+    def _begin(self, asked: A) -> None:
+        request = asked.request
         self._request = request
-        self._keep = request.keep_alive and not self._shared.draining
+        self._keep, self._http10 = request.keep_alive and not self._shared.draining, request.http10
         self._started, self.sent = False, 0
         self._phase = _Phase.BUSY
         self._shared.counters.requests += 1
@@ -231,7 +288,7 @@ class Connection(asyncio.Protocol):
             if not self._take_body():
                 return
         try:
-            pending = self._shared.begin(request, self)
+            pending = self._shared.begin(asked, self)
         except Exception:  # noqa: BLE001 - a bug of ours must not leave a client waiting for ever
             _log.exception("a request could not be answered")
             self._refuse_or_abort(Refused(500, Reason.INTERNAL, ""))
@@ -301,16 +358,31 @@ class Connection(asyncio.Protocol):
 
     # -- answers out: flow.ports.Client
 
-    def send(self, head: bytes, body: Sequence[bytes]) -> None:
+    def send(self, head: bytes, tail: bytes, size: int) -> None:
         """A whole answer in one write."""
-        self._open(head, length=0, close=False, body=body)
+        self.sent = size
+        if self._keep and self._inbound is None and not self._http10 and not self._shared.draining:
+            # Nothing to add and nothing to wait for: most answers.
+            if len(tail) > APART:
+                self._put(head)
+                self._put(tail)
+            elif not self._transport.is_closing():
+                answer = head + tail
+                self._written += len(answer)
+                self._transport.write(answer)
+            self._request = self._task = None
+            self._phase, self._deadline = _IDLE, self._shared.idle_until
+            if self._reading_paused:
+                self.flow_inbound()
+            return
+        self._open(head, tail, length=0, close=False)
         self._close_answer()
 
-    def start(self, head: bytes, *, length: int | None, close: bool = False) -> None:
+    def start(self, head: bytes, tail: bytes = b"\r\n", *, length: int | None, close: bool = False) -> None:
         """The head of an answer whose body follows."""
-        self._open(head, length=length, close=close, body=())
+        self._open(head, tail, length=length, close=close)
 
-    def _open(self, head: bytes, *, length: int | None, close: bool, body: Sequence[bytes]) -> None:
+    def _open(self, head: bytes, tail: bytes, *, length: int | None, close: bool) -> None:
         request = self._request
         assert request is not None  # noqa: S101 - exchanges answer once, while they last
         bodiless = request.method == "HEAD" or head[9:12] in (b"204", b"304") or head[9:10] == b"1"
@@ -324,8 +396,7 @@ class Connection(asyncio.Protocol):
             connection = b"Connection: keep-alive\r\n"
         coding = b"Transfer-Encoding: chunked\r\n" if self._chunked_out else b""
         self._started, self._endless = True, length is None
-        self.sent = sum(map(len, body))
-        self._put(b"".join((head, coding, connection, b"\r\n", *body)))
+        self._put(b"".join((head, coding, connection, tail)))
 
     async def write(self, data: bytes) -> None:
         """Some body; waits while the client has not read what was sent before."""

@@ -1,22 +1,23 @@
 """The access log: one JSON object a line, in batches, from a buffer that drops rather than stalls.
 
-The loop only appends to a list. Every tenth of a second what is there goes to a thread, which is
-the one that waits when the pipe behind standard output is full.
+The loop only makes lines and appends them to a list. Every tenth of a second what is there goes to
+a thread, which is the one that waits when the pipe behind standard output is full.
 """
 
 import asyncio
 import os
 import queue
 import threading
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
-from proxy.flow.ports import Outcome
-from proxy.rules.message import Reason
+from proxy.flow.ports import Asked, Client, Outcome
+from proxy.rules.message import Reason, Request
 
-CAPACITY: Final = 20_000  # lines waiting to be written; more are dropped and counted
+CAPACITY: Final = 50_000  # lines waiting to be written; more are dropped and counted
 INTERVAL: Final = 0.1  # seconds between batches
 
 
@@ -25,46 +26,68 @@ class AccessLog:
     that could not be written.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, wall: Callable[[], float]) -> None:
         self.dropped = self.lost = 0
-        self._descriptor = descriptor
-        self._lines: list[dict[str, Any]] = []
+        self._descriptor, self._wall = descriptor, wall
+        self._lines: list[bytes] = []
         self._taken = self._done = 0  # the loop raises the one, the thread the other: no lock
-        self._batches: queue.SimpleQueue[list[dict[str, Any]] | None] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[list[bytes] | None] = queue.SimpleQueue()
         self._timer: asyncio.TimerHandle | None = None
+        self._stamped = -1, b""  # the last millisecond that was written out
         self._writer = threading.Thread(target=self._write_batches, name="access-log", daemon=True)
         self._writer.start()
 
+    def hit(self, asked: Asked, client: Client, route: str, status: int, seconds: float) -> None:
+        """Append a request that was answered at once from a fresh entry."""
+        said = asked.logged
+        if not said:
+            request = asked.request
+            said = _members(_request(request, route, request.fields.get("x-request-id", "")))
+            asked.logged = said
+        self._append(
+            b'{"time":"%b","client":"%b",%b,"status":%d,"cache":"hit","reason":"hit","duration_ms":%.3f,"bytes":%d}\n'
+            % (self._stamp(), client.peer.encode(), said, status, seconds * 1000, client.sent)
+        )
+
     def record(self, outcome: Outcome) -> None:
-        """Append one exchange."""
-        request, account = outcome.request, outcome.account
-        line: dict[str, Any] = {
-            "time": outcome.wall,
-            "client": outcome.peer,
-            "method": request.method,
-            "host": request.host,
-            "target": request.target,
-            "route": outcome.route,
+        """Append any other exchange."""
+        account = outcome.account
+        more = {
             "status": outcome.status,
             "cache": "hit" if account.ttl is not None else account.fwd.value if account.fwd is not None else "none",
             "reason": account.reason.value,
             "duration_ms": round(outcome.seconds * 1000, 3),
             "bytes": outcome.sent,
-            "request_id": outcome.request_id,
         }
         if account.collapsed:
-            line["collapsed"] = True
+            more["collapsed"] = True
         if account.stored:
-            line["stored"] = True
+            more["stored"] = True
         if not outcome.complete:
-            line["complete"] = False
-        self._append(line)
+            more["complete"] = False
+        self._append(
+            b'{"time":"%b","client":"%b",%b,%b}\n'
+            % (
+                _iso(outcome.wall),
+                outcome.peer.encode(),
+                _members(_request(outcome.request, outcome.route, outcome.request_id)),
+                _members(more),
+            )
+        )
 
-    def refused(self, wall: float, peer: str, status: int, reason: Reason) -> None:
+    def refused(self, peer: str, status: int, reason: Reason) -> None:
         """Append a request that was refused before it could be read."""
-        self._append({"time": wall, "client": peer, "status": status, "cache": "none", "reason": reason.value})
+        more = {"client": peer, "status": status, "cache": "none", "reason": reason.value}
+        self._append(b'{"time":"%b",%b}\n' % (self._stamp(), _members(more)))
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _stamp(self) -> bytes:
+        wall = self._wall()
+        millisecond = int(wall * 1000)
+        if self._stamped[0] != millisecond:
+            self._stamped = millisecond, _iso(wall)
+        return self._stamped[1]
+
+    def _append(self, line: bytes) -> None:
         if self._taken - self._done >= CAPACITY:
             self.dropped += 1
             return
@@ -80,7 +103,7 @@ class AccessLog:
 
     def _write_batches(self) -> None:
         while (batch := self._batches.get()) is not None:
-            data = memoryview(b"".join(map(_format, batch)))
+            data = memoryview(b"".join(batch))
             try:
                 while data:
                     data = data[os.write(self._descriptor, data) :]
@@ -97,6 +120,14 @@ class AccessLog:
         self._writer.join(timeout=1.0)
 
 
-def _format(line: dict[str, Any]) -> bytes:
-    line["time"] = datetime.fromtimestamp(line["time"], UTC).isoformat(timespec="milliseconds")
-    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+def _request(request: Request, route: str | None, request_id: str) -> dict[str, str | None]:
+    members = {"method": request.method, "host": request.host, "target": request.target, "route": route}
+    return members | {"request_id": request_id} if request_id else members
+
+
+def _members(values: Mapping[str, object]) -> bytes:
+    return orjson.dumps(values)[1:-1]
+
+
+def _iso(wall: float) -> bytes:
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").encode()

@@ -3,18 +3,17 @@
 import asyncio
 import socket
 import ssl
-from typing import Final
+from typing import Final, Generic
 
-from proxy.edges.connection import Connection, Shared
+from proxy.edges.connection import SWEEP, A, Connection, Shared
 
 UNSENT: Final = 128 << 10  # bytes the kernel may hold unsent per connection
-SWEEP: Final = 0.5  # seconds between two looks at the deadlines
 
 
-class Listener:
+class Listener(Generic[A]):
     """The listening sockets. `shared` is what their connections have in common."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared[A]) -> None:
         self.shared = shared
         self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -63,7 +62,5 @@ class Listener:
             connection.abort()
 
     def _sweep(self) -> None:
-        now = self.shared.now()
-        for connection in list(self.shared.connections):
-            connection.check(now)
+        self.shared.sweep()
         self._timer = asyncio.get_running_loop().call_later(SWEEP, self._sweep)

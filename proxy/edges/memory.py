@@ -1,176 +1,300 @@
-"""The store in this process: a byte budget that is never exceeded, and SIEVE eviction.
+"""The store in this process: a byte budget that is never exceeded, and eviction in two queues.
 
-SIEVE (Zhang et al., NSDI 2024): new entries go to the head of a list, a hit only sets a flag,
-and a hand walks from the tail, clearing flags, until it finds an entry that was not asked for.
+What is new waits in a young queue; what was asked for while it waited moves to the main one, where
+whatever was asked for since the last pass gets another. So a scan passes through the young queue and
+leaves the rest alone (S3-FIFO: Yang et al., SOSP 2023). The share of the young queue follows which
+of the two lost what was then asked for again (CAR: Bansal and Modha, FAST 2004). A hit only sets a
+flag. docs/performance.md has the figures, tests/benchmarks/eviction.py makes them.
 """
 
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Iterator
+from itertools import count
 from typing import Final
 
 from proxy.flow.ports import InvalidationView
-from proxy.rules.fields import selecting
-from proxy.rules.message import Entry, Headers, Request
+from proxy.rules.fields import selecting, selects
+from proxy.rules.message import Entry, Fields, Headers, Request
 
 MAX_VARIANTS: Final = 64  # per key; a field that makes more is named in `exploding`
-OVERHEAD: Final = 1400  # bytes of objects around one entry beside its texts, fields and body
-_PER_FIELD: Final = 250  # bytes of objects around one field: two texts, a pair, a place in the folded fields
+OVERHEAD: Final = 480  # bytes of objects around one entry beside its key, head and body
+_PER_TEXT: Final = 120  # bytes of objects around a text that few entries share: a tag, a value varied on
+_PER_PIECE: Final = 64  # and around one of many pieces of a body
+_SHARDS: Final = 256  # one large dictionary would stop the loop each time that it grows
+_MOVES: Final = 32  # entries one eviction spares before it takes the next, wanted or not
+_HALF: Final = 0xFFFFFFFF_00000000
 
 
 class _Slot:
-    """A stored entry's place: in the list that the hand walks, and in its key's variants."""
+    """A stored entry's place: in a queue, and among the variants of its key, the newest first."""
 
-    __slots__ = ("checked", "cost", "entry", "newer", "older", "visited")
+    __slots__ = ("asked", "checked", "entry", "newer", "older", "queue", "sibling")
 
-    def __init__(self, entry: Entry, cost: int, checked: int) -> None:
-        self.entry, self.cost, self.checked = entry, cost, checked
-        self.visited = False
+    queue: "_Queue"
+
+    def __init__(self, entry: Entry, checked: int) -> None:
+        self.entry, self.checked, self.asked = entry, checked, False
         self.newer: _Slot | None = None
         self.older: _Slot | None = None
+        self.sibling: _Slot | None = None
 
 
-@dataclass(slots=True)
-class _Variants:
-    """The entries of one key by what they were selected on, the newest set of names last."""
+class _Ghosts:
+    """What was evicted lately: eight bytes each, in a table of fixed size where the newest wins.
 
-    slots: dict[Headers, _Slot] = field(default_factory=dict)
-    names: list[tuple[str, ...]] = field(default_factory=list)
+    A word is half of a key's hash and the number of the eviction.
+    """
+
+    __slots__ = ("_evicted", "_words")
+
+    def __init__(self, room: int) -> None:
+        self._words = array("Q", bytes(8 << max(0, room.bit_length() - 1)))
+        self._evicted = 0
+
+    def add(self, mark: int) -> None:
+        """Remember one."""
+        self._evicted += 1
+        self._words[mark & (len(self._words) - 1)] = (mark & _HALF) | (self._evicted & 0xFFFFFFFF)
+
+    def take(self, mark: int, among: int) -> bool:
+        """Whether it is among the last that many; then it is no more."""
+        at = mark & (len(self._words) - 1)
+        word = self._words[at]
+        if not word or word & _HALF != mark & _HALF:
+            return False
+        self._words[at] = 0
+        return (self._evicted - word) & 0xFFFFFFFF < among
+
+
+class _Queue:
+    """Slots from the newest to the oldest; `size` is what their entries cost, in bytes.
+
+    `ghosts`: what it lost.
+    """
+
+    __slots__ = ("count", "ghosts", "newest", "oldest", "size")
+
+    def __init__(self, ghosts: _Ghosts) -> None:
+        self.newest: _Slot | None = None
+        self.oldest: _Slot | None = None
+        self.size = self.count = 0
+        self.ghosts = ghosts
+
+    def push(self, slot: _Slot, cost: int) -> None:
+        slot.queue, slot.older, slot.newer = self, self.newest, None
+        if self.newest is None:
+            self.oldest = slot
+        else:
+            self.newest.newer = slot
+        self.newest = slot
+        self.size += cost
+        self.count += 1
+
+    def remove(self, slot: _Slot, cost: int) -> None:
+        if slot.newer is None:
+            self.newest = slot.older
+        else:
+            slot.newer.older = slot.older
+        if slot.older is None:
+            self.oldest = slot.newer
+        else:
+            slot.older.newer = slot.newer
+        slot.newer = slot.older = None
+        self.size -= cost
+        self.count -= 1
 
 
 class Memory:
     """Entries by key and variant. `size` and `budget` are in bytes."""
 
     def __init__(self, budget: int, log: InvalidationView) -> None:
-        self.budget, self.size, self.count, self.evictions = budget, 0, 0, 0
+        self.budget, self.evictions = budget, 0
         self.exploding: str | None = None  # the request field that last made too many variants
         self._log = log
-        self._keys: dict[str, _Variants] = {}
-        self._newest: _Slot | None = None
-        self._oldest: _Slot | None = None
-        self._hand: _Slot | None = None
+        self._shards: tuple[dict[str, _Slot], ...] = tuple([{} for _ in range(_SHARDS)])
+        # The young lose more, and would crowd the others out of a table for both.
+        self._young, self._main = _Queue(_Ghosts(budget // 4096)), _Queue(_Ghosts(budget // 16384))
+        self._target = budget // 10  # bytes the young queue may hold before it has to give
+
+    @property
+    def size(self) -> int:
+        """What is stored costs."""
+        return self._young.size + self._main.size
+
+    @property
+    def count(self) -> int:
+        """Entries stored."""
+        return self._young.count + self._main.count
+
+    def fresh(self, key: str, fields: Fields, now: float) -> Entry | None:
+        """The newest variant for such a request, where nothing speaks against it."""
+        slot = self._shards[hash(key) % _SHARDS].get(key)
+        while slot is not None:
+            entry = slot.entry
+            vary = entry.terms.vary
+            if not vary or selects(vary, fields):
+                if slot.checked != self._log.n or now >= entry.fresh_until:
+                    return None
+                slot.asked = True
+                return entry
+            slot = slot.sibling
+        return None
 
     def find(self, key: str, request: Request) -> Entry | None:
         """The newest valid variant that the request selects."""
-        variants = self._keys.get(key)
-        if variants is None:
+        slot = self._first(key)
+        while slot is not None and not selects(slot.entry.vary, request.fields):
+            slot = slot.sibling
+        if slot is None:
             return None
-        best: _Slot | None = None
-        for names in variants.names:
-            slot = variants.slots.get(selecting(request.fields, names) if names else ())
-            if slot is not None and (best is None or slot.entry.stored_at >= best.entry.stored_at):
-                best = slot
-        if best is None:
-            return None
-        if best.checked != self._log.n:
-            judged = self._log.judge(best.entry, best.checked)
+        if slot.checked != self._log.n:
+            judged = self._log.judge(slot.entry, slot.checked)
             if judged is None:
-                self._remove(best)
+                self._remove(slot)
                 return self.find(key, request)
-            best.entry, best.checked = judged, self._log.n
-        best.visited = True
-        return best.entry
+            slot.entry, slot.checked = judged, self._log.n
+        slot.asked = True
+        return slot.entry
 
     def holds(self, key: str) -> bool:
         """Whether the key has any variant."""
-        return key in self._keys
+        return self._first(key) is not None
 
     def variant(self, key: str, request: Request) -> Headers:
-        """The request's values of what the newest names of this key select on."""
-        variants = self._keys.get(key)
-        return selecting(request.fields, variants.names[-1]) if variants and variants.names[-1] else ()
+        """The request's values of what the newest entry of this key was selected on."""
+        slot = self._first(key)
+        return selecting(request.fields, tuple([name for name, _ in slot.entry.vary])) if slot is not None else ()
 
     def put(self, entry: Entry) -> bool:
         """Store, making room; False where it is larger than the budget or the log has overtaken it."""
         cost = cost_of(entry)
         if cost > self.budget or self._log.overtaken(entry, entry.seq):
             return False
-        variants = self._keys.get(entry.key)
-        if variants is not None and (old := variants.slots.get(entry.vary)) is not None:
+        asked, queue = False, self._young
+        old = self._slot(entry)
+        if old is not None:
             if old.entry.seq > entry.seq or old.entry.stored_at > entry.stored_at:
                 return False  # an older fetch never overwrites a newer one
+            asked, queue = old.asked, old.queue
             self._remove(old)
+        elif self._missed(_mark(entry), cost):
+            queue = self._main
         while self.size + cost > self.budget:
             self._evict()
-        # The removals above may have emptied and dropped the key's variants.
-        variants = self._keys.setdefault(entry.key, _Variants())
-        if len(variants.slots) >= MAX_VARIANTS:
-            self.exploding = _most_diverse(variants)
-            self._remove(next(iter(variants.slots.values())))
-            variants = self._keys.setdefault(entry.key, variants)
-        names = tuple(name for name, _ in entry.vary)
-        if names in variants.names:
-            variants.names.remove(names)
-        variants.names.append(names)
-        slot = _Slot(entry, cost, self._log.n)
-        variants.slots[entry.vary] = slot
-        slot.older, self._newest = self._newest, slot
-        if slot.older is None:
-            self._oldest = slot
-        else:
-            slot.older.newer = slot
-        self.size += cost
-        self.count += 1
+        slot = _Slot(entry, self._log.n)
+        slot.asked = asked
+        queue.push(slot, cost)
+        self._chain(slot)
         return True
 
     def discard(self, entry: Entry) -> None:
         """Forget one variant, if it is still the one stored."""
-        variants = self._keys.get(entry.key)
-        slot = variants.slots.get(entry.vary) if variants else None
+        slot = self._slot(entry)
         if slot is not None and slot.entry.stored_at == entry.stored_at:
             self._remove(slot)
 
     def resize(self, budget: int) -> None:
         """Change the budget, evicting down to it."""
-        self.budget = budget
+        self._young.ghosts, self._main.ghosts = _Ghosts(budget // 4096), _Ghosts(budget // 16384)
+        self.budget, self._target = budget, budget // 10
         while self.size > self.budget:
             self._evict()
 
+    def _first(self, key: str) -> _Slot | None:
+        return self._shards[hash(key) % _SHARDS].get(key)
+
+    def _slot(self, entry: Entry) -> _Slot | None:
+        """Where this very variant is stored."""
+        slot = self._first(entry.key)
+        while slot is not None and slot.entry.vary != entry.vary:
+            slot = slot.sibling
+        return slot
+
+    def _chain(self, slot: _Slot) -> None:
+        """Make it a variant of its key, behind those that are newer."""
+        entry = slot.entry
+        shard, first = self._shards[hash(entry.key) % _SHARDS], self._first(entry.key)
+        if first is None or first.entry.stored_at <= entry.stored_at:
+            slot.sibling, shard[entry.key] = first, slot
+        else:
+            before = first
+            while before.sibling is not None and before.sibling.entry.stored_at > entry.stored_at:
+                before = before.sibling
+            slot.sibling, before.sibling = before.sibling, slot
+        variants = list(_siblings(shard[entry.key]))
+        if len(variants) > MAX_VARIANTS:
+            self.exploding = _most_diverse(variants)
+            self._remove(variants[-1])
+
+    def _missed(self, mark: int, cost: int) -> bool:
+        """Whether it was evicted too early. The queue that lost it gets a larger share."""
+        young, main = self._young, self._main
+        if young.ghosts.take(mark, main.count // 2):
+            self._target = min(self._target + 2 * cost, self.budget * 9 // 10)
+        elif main.ghosts.take(mark, young.count // 2):
+            weight = min(8, max(1, main.count // max(1, young.count)))
+            self._target = max(self._target - 2 * cost * weight, self.budget // 100)
+        else:
+            return False
+        return True
+
     def _evict(self) -> None:
-        hand = self._hand or self._oldest
-        while hand is not None and hand.visited:
-            hand.visited = False
-            hand = hand.newer or self._oldest
-        if hand is None:
-            raise AssertionError("a budget overdrawn with nothing stored")
-        self._hand = hand.newer
-        self.evictions += 1
-        self._remove(hand)
+        """Remove one entry."""
+        young, main = self._young, self._main
+        for moves in count():
+            queue = young if young.count and (young.size > self._target or not main.count) else main
+            slot = queue.oldest
+            assert slot is not None, "a budget overdrawn with nothing stored"  # noqa: S101 - a bug of ours
+            if not slot.asked or moves == _MOVES:
+                queue.ghosts.add(_mark(slot.entry))
+                self.evictions += 1
+                self._remove(slot)
+                return
+            slot.asked = False
+            cost = cost_of(slot.entry)
+            queue.remove(slot, cost)
+            main.push(slot, cost)
 
     def _remove(self, slot: _Slot) -> None:
-        if slot is self._hand:
-            self._hand = slot.newer
-        if slot.newer is None:
-            self._newest = slot.older
+        entry = slot.entry
+        slot.queue.remove(slot, cost_of(entry))
+        shard = self._shards[hash(entry.key) % _SHARDS]
+        before = shard[entry.key]
+        if before is not slot:
+            while before.sibling is not None and before.sibling is not slot:
+                before = before.sibling
+            before.sibling = slot.sibling
+        elif slot.sibling is None:
+            del shard[entry.key]
         else:
-            slot.newer.older = slot.older
-        if slot.older is None:
-            self._oldest = slot.newer
-        else:
-            slot.older.newer = slot.newer
-        slot.newer = slot.older = None
-        self.size -= slot.cost
-        self.count -= 1
-        variants = self._keys[slot.entry.key]
-        del variants.slots[slot.entry.vary]
-        if not variants.slots:
-            del self._keys[slot.entry.key]
-            return
-        names = tuple(name for name, _ in slot.entry.vary)
-        if not any(tuple(name for name, _ in vary) == names for vary in variants.slots):
-            variants.names.remove(names)
+            shard[entry.key] = slot.sibling
 
 
 def cost_of(entry: Entry) -> int:
-    """Bytes charged for an entry: its texts as often as they are held, its body, and the objects around them."""
-    fields = len(entry.head.headers)
-    vary = sum(2 * len(value) + _PER_FIELD for _, value in entry.vary)
-    names = len(entry.key) + len(entry.url) + sum(map(len, entry.tags)) + _PER_FIELD * len(entry.tags)
-    return entry.length + 64 * len(entry.body) + 3 * len(entry.wire) + _PER_FIELD * fields + vary + names + OVERHEAD
+    """Bytes charged for an entry: its texts, its body, and the objects around them."""
+    terms = entry.terms
+    shared_by_few = 0
+    if terms.vary or terms.tags or terms.aside:
+        texts = (*terms.tags, *[value for _, value in (*terms.vary, *terms.aside)])
+        shared_by_few = sum(map(len, texts)) + _PER_TEXT * (len(texts) + 2)
+    size = len(entry.rest) + sum([len(piece) + _PER_PIECE for piece in entry.pieces])
+    return size + len(entry.key) + len(entry.lead) + shared_by_few + OVERHEAD
 
 
-def _most_diverse(variants: _Variants) -> str:
+def _mark(entry: Entry) -> int:
+    return hash((entry.key, entry.vary)) if entry.vary else hash(entry.key)
+
+
+def _siblings(slot: _Slot | None) -> Iterator[_Slot]:
+    while slot is not None:
+        yield slot
+        slot = slot.sibling
+
+
+def _most_diverse(variants: list[_Slot]) -> str:
     """The field with the most values among the stored variants."""
     values: dict[str, set[str]] = {}
-    for vary in variants.slots:
-        for name, value in vary:
+    for slot in variants:
+        for name, value in slot.entry.vary:
             values.setdefault(name, set()).add(value)
     return max(values, key=lambda name: len(values[name]), default="")

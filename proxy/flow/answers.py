@@ -3,19 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from proxy.flow.background import Background
 from proxy.flow.ports import Client, ClientError, Clock, Journal, OriginError, Outcome, Tunnel
-from proxy.flow.site import Visit
+from proxy.flow.site import Asked, Lane, Visit
 from proxy.flow.tunnel import carry
+from proxy.rules.admit import INLINE
 from proxy.rules.message import Entry, Fwd, Head, Headers, Reason, Request
 from proxy.rules.ranges import Span
 from proxy.rules.report import TITLES, Account, problem
-from proxy.rules.respond import Reply, from_arrival, from_entry
-from proxy.rules.wire import head_bytes
-
-AT_ONCE: Final = 256 << 10  # bytes; larger stored bodies are written piece by piece, at the client's pace
+from proxy.rules.respond import END, Reply, age_line, from_arrival, from_entry, unmodified
+from proxy.rules.wire import field_lines, head_bytes
 
 Pending = Coroutine[Any, Any, None]
 
@@ -43,12 +42,38 @@ class Answers:
         status, reason = (499, Reason.CLIENT_GONE) if refused is None else (refused.status, refused.reason)
         self.note(visit, status, Account(reason, fwd=fwd), complete=False)
 
+    def hit(self, asked: Asked, lane: Lane, client: Client, entry: Entry, now: float) -> bool:
+        """Answer a plain request from a fresh entry; False where that takes a closer look.
+
+        This is what most requests come to: nothing is made here but what goes out.
+        """
+        terms = entry.terms
+        if terms.policy != lane.fingerprint or terms.always_validate or (asked.personal and not terms.stated):
+            return False
+        own = lane.hit_lines % (now - entry.born, entry.fresh_until - now)
+        if asked.whole and not entry.pieces:
+            status = 0 if self._journal is None else int(entry.lead[9:12])
+            client.send(entry.lead + own, entry.rest, len(entry.rest) - entry.head_end)
+        elif asked.condition is not None and (bare := unmodified(entry, asked.condition)) is not None:
+            status = 304
+            client.send(bare + own, END, 0)
+        else:
+            reply = from_entry(asked.request, entry, own)
+            if reply.pieces:
+                return False
+            status = reply.status
+            client.send(reply.head, reply.tail, reply.sent)
+        if self._journal is not None:
+            self._journal.hit(asked, client, lane.route.name, status, self._clock.now() - now)
+        return True
+
     def serve(self, visit: Visit, entry: Entry, account: Account) -> Callable[[], Pending] | None:
         """Answer from an entry: at once, or as work still to do where the body is large."""
-        reply = from_entry(visit.request, entry, self._clock.now(), self._account(visit, account))
-        if reply.length is not None and reply.length > AT_ONCE and reply.body:
-            return partial(self._write, visit, reply, _pieces(reply.body), account)
-        visit.client.send(reply.head, reply.body)
+        own = age_line(entry, self._clock.now()) + self._account(visit, account)
+        reply = from_entry(visit.request, entry, own)
+        if reply.pieces:
+            return partial(self._write, visit, reply, _pieces(reply.pieces), account)
+        visit.client.send(reply.head, reply.tail, reply.sent)
         self.note(visit, reply.status, account)
         return None
 
@@ -83,7 +108,7 @@ class Answers:
         self, visit: Visit, reply: Reply, body: AsyncIterator[bytes], account: Account, *, close: bool = False
     ) -> None:
         client = visit.client
-        client.start(reply.head, length=reply.length, close=close)
+        client.start(reply.head, reply.tail, length=reply.length, close=close)
         try:
             async for chunk in body:
                 await client.write(chunk)
@@ -112,8 +137,9 @@ class Answers:
     def error(self, visit: Visit, status: int, account: Account) -> None:
         """An error of our own on a cached route."""
         headers, body = problem(status, account.reason)
-        head = head_bytes(status, TITLES.get(status, "Error"), (*headers, *self._account(visit, account)))
-        visit.client.send(head, () if visit.request.method == "HEAD" else (body,))
+        head = head_bytes(status, TITLES.get(status, "Error"), headers) + self._account(visit, account)
+        body = b"" if visit.request.method == "HEAD" else body
+        visit.client.send(head, END + body, len(body))
         self.note(visit, status, account)
 
     def unrouted(
@@ -121,7 +147,8 @@ class Answers:
     ) -> None:
         """An error for a request that no route takes."""
         headers, body = problem(status, reason)
-        client.send(head_bytes(status, TITLES[status], (*headers, *extra)), () if request.method == "HEAD" else (body,))
+        body = b"" if request.method == "HEAD" else body
+        client.send(head_bytes(status, TITLES[status], (*headers, *extra)), END + body, len(body))
         request_id = request.fields.get("x-request-id", "")
         self._record(request, client, None, request_id, status, Account(reason), now, complete=True)
 
@@ -151,15 +178,15 @@ class Answers:
             Outcome(wall, client.peer, request, request_id, route, status, account, client.sent, seconds, complete)
         )
 
-    def _account(self, visit: Visit, account: Account) -> Headers:
+    def _account(self, visit: Visit, account: Account) -> bytes:
         lane = visit.lane
-        return account.headers(x_cache=lane.route.x_cache) if lane.policy.enabled else ()
+        return field_lines(account.headers(x_cache=lane.route.x_cache)) if lane.policy.enabled else b""
 
 
 async def _pieces(body: tuple[bytes, ...]) -> AsyncIterator[bytes]:
     for piece in body:
-        for at in range(0, len(piece), AT_ONCE):
-            yield piece[at : at + AT_ONCE]
+        for at in range(0, len(piece), INLINE):
+            yield piece[at : at + INLINE]
 
 
 async def _slice(body: AsyncIterator[bytes], span: Span) -> AsyncIterator[bytes]:

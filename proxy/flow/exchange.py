@@ -9,12 +9,10 @@ from proxy.flow.flights import Flights
 from proxy.flow.invalidation import InvalidationLog
 from proxy.flow.ports import Client, Clock, Store
 from proxy.flow.relay import Relay
-from proxy.flow.site import Site, Visit
-from proxy.rules.keys import key_of, url_of
+from proxy.flow.site import Asked, Lane, Site, Visit, read
 from proxy.rules.lookup import Fetch, Refuse, Serve, on_failure, on_request
 from proxy.rules.message import Entry, Reason, Request
 from proxy.rules.report import Account
-from proxy.rules.routes import Routed, Unrouted, route
 
 
 class Exchange:
@@ -33,22 +31,28 @@ class Exchange:
         self.site = site  # a reload puts another in its place
         self._store, self._log, self._flights = store, log, flights
         self._fill, self._answers, self._clock = fill, answers, clock
+        self._fresh, self._now = store.fresh, clock.now  # bound once: every hit goes through them
         self._relay = Relay(store, log, flights, fill, answers, clock)
 
-    def begin(self, request: Request, client: Client) -> Pending | None:
+    def read(self, request: Request) -> Asked:
+        """What may be known of a request before it is asked, and again for the next one with the same bytes."""
+        return read(self.site, request)
+
+    def begin(self, asked: Asked, client: Client) -> Pending | None:
         """Answer now, or return what must wait for the upstream or a slow reader."""
-        now = self._clock.now()
-        if request.method == "PURGE":  # an upstream would not know that it is not meant
-            self._answers.unrouted(request, client, 405, Reason.METHOD, (("Allow", "GET, HEAD"),), now)
+        now = self._now()
+        lane = asked.lane
+        if lane is None:
+            self._unrouted(asked, client, now)
             return None
-        routed = route(self.site.routes, request.host, request.path, request.method)
-        if isinstance(routed, Unrouted):
-            self._unrouted(request, client, routed, now)
-            return None
-        visit = self._visit(routed, request, client, now)
+        if asked.plain:
+            entry = self._fresh(asked.key, asked.request.fields, now)
+            if entry is not None and self._answers.hit(asked, lane, client, entry, now):
+                return None
+        visit = self._visit(asked, lane, client, now)
         entry = self._stored(visit)
         held = entry is None and self._store.holds(visit.key)
-        plan = on_request(request, entry, visit.lane.policy, now, held=held, roll=self._clock.roll())
+        plan = on_request(asked.request, entry, visit.lane.policy, now, held=held, roll=self._clock.roll())
         match plan:
             case Serve():
                 if plan.refresh:
@@ -65,20 +69,16 @@ class Exchange:
             case _:
                 assert_never(plan)
 
-    def _visit(self, routed: Routed, request: Request, client: Client, now: float) -> Visit:
-        lane = self.site.lanes[routed.route.name]
-        rule = lane.policy.key
-        url = url_of(request.scheme, request.host, request.target, rule)
-        key = key_of(request, url, rule)
+    def _visit(self, asked: Asked, lane: Lane, client: Client, now: float) -> Visit:
         return Visit(
-            request=request,
+            request=asked.request,
             client=client,
-            site=self.site,
+            site=asked.site,
             lane=lane,
-            key=key,
-            url=url,
-            tags=tuple([tag.format_map(routed.captures) for tag in lane.policy.tags]),
-            request_id=request.fields.get("x-request-id") or self._answers.request_ids(),
+            key=asked.key,
+            url=asked.url,
+            tags=asked.tags,
+            request_id=asked.request.fields.get("x-request-id") or self._answers.request_ids(),
             now=now,
             seen=self._log.n,
         )
@@ -88,7 +88,7 @@ class Exchange:
             return None
         entry = self._store.find(visit.key, visit.request)
         # Stored under another policy is not what the operator wants now.
-        return entry if entry is not None and entry.policy == visit.lane.fingerprint else None
+        return entry if entry is not None and entry.terms.policy == visit.lane.fingerprint else None
 
     def _stale_after_failure(self, visit: Visit, plan: Fetch) -> Serve | None:
         """A stale answer at once where the upstream failed for this key a moment ago."""
@@ -103,9 +103,9 @@ class Exchange:
         rest = self._answers.serve(visit, plan.entry, Account(plan.reason, ttl=plan.ttl(visit.now)))
         return None if rest is None else self._answers.watch(visit, rest, None)
 
-    def _unrouted(self, request: Request, client: Client, found: Unrouted, now: float) -> None:
-        if found.allow:
-            allow = (("Allow", ", ".join(found.allow)),)
-            self._answers.unrouted(request, client, 405, Reason.METHOD, allow, now)
+    def _unrouted(self, asked: Asked, client: Client, now: float) -> None:
+        if asked.allow:
+            allow = (("Allow", ", ".join(asked.allow)),)
+            self._answers.unrouted(asked.request, client, 405, Reason.METHOD, allow, now)
         else:
-            self._answers.unrouted(request, client, 404, Reason.NO_ROUTE, (), now)
+            self._answers.unrouted(asked.request, client, 404, Reason.NO_ROUTE, (), now)

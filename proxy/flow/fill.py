@@ -31,7 +31,6 @@ _TELL_AGAIN: Final = 10.0  # seconds before the same trouble of the same upstrea
 _OUTAGES: Final = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.TIMEOUT})
 _ASKERS_OWN: Final = frozenset({Reason.AUTHORIZATION, Reason.CREDENTIALS})  # says nothing of what others may have
 _OF_THE_RESOURCE: Final = frozenset({404, 405, 410, 414})  # other 4xx speak of one request, not of what is there
-_SMALL: Final = 256 << 10  # bytes; bodies up to this are stored in one piece, so that a hit is one write
 
 
 class Fill:
@@ -146,8 +145,8 @@ class Fill:
             flight.end(error)
             return
         if draft is not None and flight.kept:
-            body = tuple(flight.chunks) if flight.size > _SMALL else (b"".join(flight.chunks),)
-            self._store.put(complete(draft, body, flight.size, policy))
+            wall = self._clock.wall() - (self._clock.now() - draft.stored_at)  # when its head came
+            self._store.put(complete(draft, answer.head, flight.chunks, wall, policy))
         elif draft is not None and flight.size > policy.max_object_size:
             self._note_unshareable(visit, base, Reason.TOO_LARGE)
         flight.end()
@@ -219,7 +218,7 @@ class Fill:
     def _freshen_by_head(self, visit: Visit, got: Fetched) -> None:
         """RFC 9111 section 4.3.5: renew what is stored, or drop what is shown to be outdated."""
         stored = self._store.find(visit.key, visit.request)
-        if stored is None or stored.policy != visit.lane.fingerprint or got.head.status != 200:
+        if stored is None or stored.terms.policy != visit.lane.fingerprint or got.head.status != 200:
             return
         verdict = on_head(got, visit.lane.policy, stored)
         if not (verdict and verdict.keep and self._store.put(verdict.entry)):

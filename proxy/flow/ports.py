@@ -1,10 +1,10 @@
 """What the flow needs of the outside, and nothing of how it is done."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.rules.message import Entry, Head, Headers, Reason, Request
+from proxy.rules.message import Entry, Fields, Head, Headers, Reason, Request
 from proxy.rules.report import Account
 from proxy.rules.wire import Refused
 
@@ -99,6 +99,12 @@ class Origin(Protocol):
 class Store(Protocol):
     """Where entries live. Every look-up is checked against the invalidation log."""
 
+    def fresh(self, key: str, fields: Fields, now: float) -> Entry | None:
+        """The newest variant for a request with these fields, if it is fresh and no invalidation has come
+        since it was last checked; None says nothing about why not.
+        """
+        ...
+
     def find(self, key: str, request: Request) -> Entry | None:
         """The newest valid variant that the request selects."""
         ...
@@ -137,9 +143,20 @@ class InvalidationView(Protocol):
         ...
 
 
+class Asked(Protocol):
+    """What a listener may keep of a request it has read, for the next one with the same bytes."""
+
+    logged: bytes  # what the journal has made of it, if it has
+
+    @property
+    def request(self) -> Request:
+        """As read."""
+        ...
+
+
 class Client(Protocol):
-    """The requesting end of one exchange. Heads come without framing fields and final empty line
-    where `start` is used, and complete with Content-Length where `send` is.
+    """The requesting end of one exchange. The connection's own fields go between a `head` and its
+    `tail`, which is more fields, if any, and the empty line.
     """
 
     @property
@@ -162,11 +179,11 @@ class Client(Protocol):
         """Body bytes of the current answer handed over so far."""
         ...
 
-    def send(self, head: bytes, body: Sequence[bytes]) -> None:
-        """A whole answer at once."""
+    def send(self, head: bytes, tail: bytes, size: int) -> None:
+        """A whole answer at once, framed by its own fields; `tail` ends with the body of `size` bytes."""
         ...
 
-    def start(self, head: bytes, *, length: int | None, close: bool = False) -> None:
+    def start(self, head: bytes, tail: bytes = b"\r\n", *, length: int | None, close: bool = False) -> None:
         """Begin an answer. `length` None is a body of unknown length; `close`: the connection ends it."""
         ...
 
@@ -197,7 +214,10 @@ class ClientError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the log says of one exchange. `seconds` is from the complete request head to the end of the answer."""
+    """What the log says of one exchange. `seconds` is from the complete request head to the end of the answer.
+
+    `request_id` is the client's, or ours where the request went upstream with one, else empty.
+    """
 
     wall: float
     peer: str
@@ -213,6 +233,10 @@ class Outcome:
 
 class Journal(Protocol):
     """Where outcomes are told."""
+
+    def hit(self, asked: Asked, client: Client, route: str, status: int, seconds: float) -> None:
+        """One request was answered at once from a fresh entry: the same, for the many."""
+        ...
 
     def record(self, outcome: Outcome) -> None:
         """One exchange is over. Never blocks, never raises."""

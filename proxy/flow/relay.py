@@ -64,7 +64,7 @@ class Relay:
     def _stored_meanwhile(self, visit: Visit, plan: Fetch) -> Serve | None:
         """Look once more before a flight takes off: one may just have landed, between the look-up and here."""
         entry = self._store.find(visit.key, visit.request)
-        if entry is None or entry is plan.base or entry.policy != visit.lane.fingerprint:
+        if entry is None or entry is plan.base or entry.terms.policy != visit.lane.fingerprint:
             return None
         again = on_request(visit.request, entry, visit.lane.policy, self._clock.now(), held=True, roll=1.0)
         return again if isinstance(again, Serve) else None

@@ -5,11 +5,14 @@ from dataclasses import dataclass, field, replace
 
 from proxy.flow.breaker import Breaker
 from proxy.flow.ports import Client, Origin
-from proxy.rules.keys import url_of
-from proxy.rules.lookup import has_credentials
-from proxy.rules.message import Request
+from proxy.rules.keys import key_of, url_of
+from proxy.rules.lookup import has_credentials, is_plain
+from proxy.rules.message import Reason, Request
 from proxy.rules.policy import KeyRule, Policy
+from proxy.rules.report import Account
+from proxy.rules.respond import only_condition, takes_whole
 from proxy.rules.routes import Route, Unrouted, route
+from proxy.rules.wire import field_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +30,20 @@ class Upstream:
 class Lane:
     """One route with its upstream. `fingerprint` marks what is stored under this very policy.
 
-    `blunt` is the policy without an ear for the request's own Cache-Control.
+    `blunt` is the policy without an ear for the request's own Cache-Control; `hit_lines` what a hit
+    adds to what is stored, but for its age and its time left, in seconds.
     """
 
     route: Route
     upstream: Upstream
     fingerprint: str
     blunt: Policy = field(init=False)
+    hit_lines: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blunt", replace(self.route.policy, respect_request=False))
+        told = Account(Reason.HIT, ttl=0).headers(x_cache=self.route.x_cache)
+        object.__setattr__(self, "hit_lines", b"Age: %d\r\n" + field_lines(told).replace(b"ttl=0", b"ttl=%d"))
 
     @property
     def policy(self) -> Policy:
@@ -56,6 +63,53 @@ class Site:
         found = route(self.routes, host, target.partition("?")[0], "GET")
         rule = KeyRule() if isinstance(found, Unrouted) else found.route.policy.key
         return url_of(scheme, host, target, rule)
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A request as the configuration reads it, the same whenever it is asked: nothing of the time, of who
+    asks or of what is stored. `lane` None: no route takes it, `allow` names the methods that would.
+
+    `plain`: see `is_plain`; `personal`: only what the upstream itself calls fresh may answer it;
+    `whole`: a 200 answers it as it is stored; `condition`: the entity tags that make it a 304.
+    """
+
+    request: Request
+    site: Site
+    lane: Lane | None
+    allow: tuple[str, ...] = ()
+    key: str = ""
+    url: str = ""
+    tags: tuple[str, ...] = ()
+    plain: bool = False
+    personal: bool = False
+    whole: bool = False
+    condition: str | None = None
+    logged: bytes = b""  # made when the first line is written
+
+
+def read(site: Site, request: Request) -> Asked:
+    """Route and key a request."""
+    if request.method == "PURGE":  # an upstream would not know that it is not meant
+        return Asked(request, site, None, ("GET", "HEAD"))
+    routed = route(site.routes, request.host, request.path, request.method)
+    if isinstance(routed, Unrouted):
+        return Asked(request, site, None, routed.allow)
+    lane = site.lanes[routed.route.name]
+    policy = lane.policy
+    url = url_of(request.scheme, request.host, request.target, policy.key)
+    return Asked(
+        request,
+        site,
+        lane,
+        key=key_of(request, url, policy.key),
+        url=url,
+        tags=tuple([tag.format_map(routed.captures) for tag in policy.tags]),
+        plain=is_plain(request, policy),
+        personal=has_credentials(request.fields) and not policy.share_credentials,
+        whole=takes_whole(request),
+        condition=only_condition(request),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
 """The second question: what does this response change?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from proxy.rules.fields import (
     Directives,
     format_date,
-    http_date,
     response_directives,
     response_tags,
     selecting,
@@ -14,11 +14,12 @@ from proxy.rules.fields import (
 )
 from proxy.rules.freshness import Freshness, Source, freshness, initial_age
 from proxy.rules.lookup import has_credentials, on_failure
-from proxy.rules.message import Entry, Fields, Head, Headers, Reason, Request, fold
+from proxy.rules.message import Entry, Fields, Head, Headers, Reason, Request, Terms, fold, held_once
 from proxy.rules.policy import Policy
-from proxy.rules.wire import head_bytes
+from proxy.rules.wire import field_lines, head_bytes
 
 NAME: Final = "readthrough"
+INLINE: Final = 256 << 10  # bytes; larger bodies are stored beside their heads, in pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Keep it: `entry` is complete but for its body."""
+    """Keep it: `entry` is complete but for its bytes."""
 
     entry: Entry
 
@@ -115,13 +116,21 @@ def _freshen(got: Fetched, policy: Policy, stored: Entry) -> Freshen:
     if "date" not in got.head.fields:  # RFC 9110 section 6.6.1: then it is when it came
         new = (*new, ("Date", format_date(got.wall)))
     replaced = {n.lower() for n, _ in new} | {"age"}
-    headers = (*((n, v) for n, v in stored.head.headers if n.lower() not in replaced), *new)
-    head = replace(stored.head, headers=headers, fields=fold(headers))
+    headers = (*((n, v) for n, v in _received(stored) if n.lower() not in replaced), *new)
+    head = Head(stored.head.status, stored.head.reason, headers, fold(headers), got.head.http10)
     verdict = _admit(replace(got, length=stored.length, close_delimited=False), policy, head)
+    entry = stored
     if isinstance(verdict, Store):
-        entry = replace(verdict.entry, vary=stored.vary, fetch_seconds=stored.fetch_seconds)
-        return Freshen(complete(entry, stored.body, stored.length, policy), keep=True)
-    return Freshen(complete(replace(stored, head=head), stored.body, stored.length, policy), keep=False)
+        terms = replace(verdict.entry.terms, vary=stored.vary, fetch_seconds=stored.terms.fetch_seconds)
+        entry = replace(verdict.entry, terms=held_once(terms))
+    return Freshen(complete(entry, head, stored.body, got.wall, policy), keep=isinstance(verdict, Store))
+
+
+def _received(entry: Entry) -> Headers:
+    """The stored fields as the upstream gave them: without our Via, with what clients do not get."""
+    headers = entry.head.headers
+    ours = max(at for at, (name, _) in enumerate(headers) if name == "Via")
+    return (*headers[:ours], *headers[ours + 1 :], *entry.terms.aside)
 
 
 def _admit(got: Fetched, policy: Policy, head: Head) -> Store | Pass:
@@ -183,52 +192,55 @@ def _can_validate(fields: Fields) -> bool:
 
 def _draft(got: Fetched, head: Head, life: Freshness, age: float, left: float) -> Entry:
     fields = head.fields
-    fresh_until = got.answered + left
     names = vary_names(fields) or ()
     if "content-encoding" in fields and "accept-encoding" not in names:
         # Upstreams that negotiate the coding and do not say so: never hand gzip to who cannot read it.
         names = tuple(sorted((*names, "accept-encoding")))
-    date = http_date(fields.get("date"))
-    return Entry(
-        key=got.key,
-        url=got.url,
-        host=got.request.host,
+    terms = Terms(
         vary=selecting(got.request.fields, names),
-        head=head,
-        wire=b"",
-        body=(),
-        length=0,
-        stored_at=got.answered,
-        age=age,
-        date=got.wall if date is None else date,
-        fresh_until=fresh_until,
-        stale_until=fresh_until + life.stale_while_revalidate,
-        error_until=fresh_until + max(life.stale_if_error, life.stale_while_revalidate),
-        lost_until=fresh_until + max(life.stale_if_lost, life.stale_while_revalidate),
+        tags=(*got.tags, *response_tags(fields, f"{got.request.scheme}://{got.request.host}")),
+        aside=(),
+        epoch=got.epoch,
+        policy=got.fingerprint,
+        stale_window=life.stale_while_revalidate,
+        error_window=max(life.stale_if_error, life.stale_while_revalidate),
+        lost_window=max(life.stale_if_lost, life.stale_while_revalidate),
         always_validate=life.always_validate,
         never_stale=life.never_stale,
         stated=life.source is Source.UPSTREAM,
-        fetch_seconds=got.answered - got.asked,
-        tags=(*got.tags, *response_tags(fields, f"{got.request.scheme}://{got.request.host}")),
-        epoch=got.epoch,
+        fetch_seconds=float(f"{got.answered - got.asked:.1e}"),
+    )
+    return Entry(
+        key=got.key,
+        terms=held_once(terms),
+        lead=b"",
+        rest=b"",
+        head_end=0,
+        pieces=(),
+        stored_at=got.answered,
+        born=got.answered - age if age else got.answered,  # one object for both in most entries
+        fresh_until=got.answered + left,
         seq=got.seq,
-        policy=got.fingerprint,
     )
 
 
-def complete(entry: Entry, body: tuple[bytes, ...], length: int, policy: Policy) -> Entry:
-    """The entry with its body, and with the head that every hit will send."""
-    headers = outward(entry.head, entry.date, policy)
-    if "content-length" not in entry.head.fields and entry.head.status not in (204, 304):
+def complete(entry: Entry, head: Head, body: Sequence[bytes], wall: float, policy: Policy) -> Entry:
+    """The entry with its body, and with the head that every hit will send. `wall`: when that came."""
+    length = sum(map(len, body))
+    headers = tuple([(n, v) for n, v in outward(head, wall, policy) if n.lower() != "age"])  # a hit writes its own
+    if "content-length" not in head.fields and head.status not in (204, 304):
         headers = (*headers, ("Content-Length", str(length)))
+    above = max((at for at, (n, _) in enumerate(headers, 1) if n.lower() == "cache-status"), default=0)
+    lead, fields = head_bytes(head.status, head.reason, headers[:above]), field_lines(headers[above:]) + b"\r\n"
+    aside = () if policy.forward_tags else tuple([(n, v) for n, v in head.headers if n.lower() in _TAG_FIELDS])
     return replace(
-        entry, body=body, length=length, wire=head_bytes(entry.head.status, entry.head.reason, without_age(headers))
+        entry,
+        terms=held_once(replace(entry.terms, aside=aside)) if aside != entry.terms.aside else entry.terms,
+        lead=lead if above else held_once(lead),
+        rest=b"".join((fields, *body)) if length <= INLINE else fields,
+        head_end=held_once(len(fields)),
+        pieces=() if length <= INLINE else tuple(body),
     )
-
-
-def without_age(headers: Headers) -> Headers:
-    """Without Age, which whoever answers from the cache writes itself."""
-    return tuple((n, v) for n, v in headers if n.lower() != "age")
 
 
 _TAG_FIELDS: Final = frozenset({"surrogate-key", "cache-tag"})

@@ -7,6 +7,7 @@ import re
 from calendar import timegm
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from proxy.rules.message import Fields, Headers
@@ -194,11 +195,27 @@ def selecting(fields: Fields, names: tuple[str, ...]) -> Headers:
     """The request's values of those names, white space around commas and, where tokens are
     case-insensitive, case set aside (RFC 9111 section 4.1).
     """
-    picked = []
-    for name in names:
-        value = ",".join(members(fields[name])) if name in fields else "\0"  # absent is not empty
-        picked.append((name, value.lower() if name in _CASELESS else value))
-    return tuple(picked)
+    return tuple([(name, _selected(name, fields.get(name))) for name in names])
+
+
+def selects(vary: Headers, fields: Fields) -> bool:
+    """Whether `selecting` would pick these very values."""
+    for name, value in vary:  # noqa: SIM110 - a hit pays for a generator
+        if _selected(name, fields.get(name)) != value:
+            return False
+    return True
+
+
+def _selected(name: str, value: str | None) -> str:
+    return _normal(name, value) if value is None or len(value) <= 256 else _normal.__wrapped__(name, value)
+
+
+@lru_cache(maxsize=4096)
+def _normal(name: str, value: str | None) -> str:
+    if value is None:
+        return "\0"  # absent is not empty
+    value = ",".join(members(value))
+    return value.lower() if name in _CASELESS else value
 
 
 def response_tags(fields: Fields, origin: str) -> tuple[str, ...]:

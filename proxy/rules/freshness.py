@@ -5,7 +5,7 @@ from enum import Enum, auto, unique
 from typing import Final
 
 from proxy.rules.fields import Directives, age_of, http_date, seconds
-from proxy.rules.message import Entry, Fields, Head
+from proxy.rules.message import Entry, Fields, Head, held_once
 from proxy.rules.policy import Policy
 
 # RFC 9110 section 15.1. 206 is left out: only wholes are stored.
@@ -128,26 +128,12 @@ def _heuristic_lifetime(head: Head, given: Directives, wall: float) -> float | N
 
 def soften(entry: Entry, at: float) -> Entry:
     """The entry made stale at a moment; its windows begin then and do not grow."""
-    if entry.fresh_until <= at:
-        return entry
-    return replace(
-        entry,
-        fresh_until=at,
-        stale_until=at + (entry.stale_until - entry.fresh_until),
-        error_until=at + (entry.error_until - entry.fresh_until),
-        lost_until=at + (entry.lost_until - entry.fresh_until),
-    )
+    return entry if entry.fresh_until <= at else replace(entry, fresh_until=at)
 
 
 def distrust(entry: Entry) -> Entry:
     """The entry as one that only the upstream can vouch for: no window applies."""
-    past = entry.stored_at
-    return replace(
-        entry,
-        fresh_until=past,
-        stale_until=past,
-        error_until=past,
-        lost_until=past,
-        always_validate=True,
-        never_stale=True,
+    terms = replace(
+        entry.terms, stale_window=0.0, error_window=0.0, lost_window=0.0, always_validate=True, never_stale=True
     )
+    return replace(entry, terms=held_once(terms), fresh_until=entry.stored_at)

@@ -1,5 +1,6 @@
 """Fields that belong to one connection and go no further (RFC 9110 section 7.6.1)."""
 
+from functools import lru_cache
 from typing import Final
 
 from proxy.rules.message import Headers
@@ -93,14 +94,15 @@ RESPONSE_KEEP: Final = _REPRESENTATION | {
 
 
 def strip_hop_by_hop(headers: Headers, never: frozenset[str]) -> Headers:
-    """The fields to forward, in their order and spelling.
-
-    Removed are the hop-by-hop fields and those named in `Connection`, but for the lower-case names
-    in `never`: a sender must not be able to make a proxy lose what a message's meaning hangs on.
-    """
-    dropped: set[str] = set()
-    for name, value in headers:
-        if name.lower() == "connection":
-            dropped.update(option.strip(" \t").lower() for option in value.split(","))
-    dropped = (dropped - never) | _HOP_BY_HOP
+    """The fields to forward, in their order and spelling, without those that `dropped_names` names."""
+    dropped = dropped_names(",".join([value for name, value in headers if name.lower() == "connection"]), never)
     return tuple([field for field in headers if field[0].lower() not in dropped])
+
+
+@lru_cache(maxsize=256)
+def dropped_names(connection: str, never: frozenset[str]) -> frozenset[str]:
+    """The lower-case names of fields that go no further: the hop-by-hop ones and those named in `Connection`,
+    but for the names in `never`: a sender must not be able to make a proxy lose what a message's meaning hangs on.
+    """
+    named = {option.strip(" \t").lower() for option in connection.split(",")}
+    return frozenset((named - never) | _HOP_BY_HOP)

@@ -55,6 +55,14 @@ def has_credentials(fields: Fields) -> bool:
     return "authorization" in fields or "cookie" in fields
 
 
+def is_plain(request: Request, policy: Policy) -> bool:
+    """Whether the request leaves nothing to decide where the stored entry is fresh and may be used
+    unvalidated: `on_request` serves it then, but for what `has_credentials` asks. Most requests are plain.
+    """
+    asks = policy.respect_request and ("cache-control" in request.fields or "pragma" in request.fields)
+    return not asks and policy.early_refresh == 0 and _not_for_cache(request, policy) is None
+
+
 def on_request(request: Request, entry: Entry | None, policy: Policy, now: float, *, held: bool, roll: float) -> Plan:
     """Decide. `entry` is the stored variant that the request selects; `held` says that the key has
     variants at all; `roll` in (0, 1] draws the chance of an early refresh.
@@ -66,7 +74,7 @@ def on_request(request: Request, entry: Entry | None, policy: Policy, now: float
     wishes: Directives = directives(fields.get("cache-control")) if policy.respect_request else {}
     if policy.respect_request and "cache-control" not in fields and "no-cache" in directives(fields.get("pragma")):
         wishes = {"no-cache": None}  # RFC 9111 section 5.4
-    unstated = policy.operator_freshness if entry is None else not entry.stated
+    unstated = policy.operator_freshness if entry is None else not entry.terms.stated
     plan: Plan
     if unstated and not policy.share_credentials and has_credentials(fields):
         plan = Fetch(Fwd.BYPASS, Reason.CREDENTIALS)  # only the upstream's own word makes an answer everybody's
@@ -110,9 +118,9 @@ def _judge(
     if "no-cache" in wishes:
         return Fetch(Fwd.REQUEST, Reason.REQUEST_NO_CACHE, shared=get, fresh=True, base=entry)
     max_age = seconds(wishes, "max-age")
-    if max_age is not None and entry.age + now - entry.stored_at > max_age:
+    if max_age is not None and now - entry.born > max_age:
         return Fetch(Fwd.REQUEST, Reason.REQUEST_MAX_AGE, shared=get, fresh=max_age == 0, base=entry)
-    if entry.always_validate:
+    if entry.terms.always_validate:
         return Fetch(Fwd.STALE, Reason.MUST_VALIDATE, shared=get, base=entry)
     left = entry.fresh_until - now
     min_fresh = seconds(wishes, "min-fresh")
@@ -120,11 +128,11 @@ def _judge(
         return Fetch(Fwd.REQUEST, Reason.REQUEST_MIN_FRESH, shared=get, base=entry)
     if left > 0:
         # XFetch (Vattani et al., "Optimal Probabilistic Cache Stampede Prevention", 2015).
-        early = policy.early_refresh > 0 and -log(roll) * entry.fetch_seconds * policy.early_refresh >= left
+        early = policy.early_refresh > 0 and -log(roll) * entry.terms.fetch_seconds * policy.early_refresh >= left
         return Serve(entry, Reason.HIT, refresh=early)
     if now < entry.stale_until and max_age is None:  # who gives an age wants nothing stale: RFC 9111 section 5.2.1.1
         return Serve(entry, Reason.STALE_WHILE_REVALIDATE, refresh=True)
-    if "max-stale" in wishes and not entry.never_stale:
+    if "max-stale" in wishes and not entry.terms.never_stale:
         allowed = seconds(wishes, "max-stale")
         if wishes["max-stale"] is None or -left <= (allowed or 0):
             return Serve(entry, Reason.MAX_STALE)
@@ -135,6 +143,6 @@ def on_failure(entry: Entry | None, now: float, *, lost: bool) -> Serve | None:
     """Whether a stale entry bridges an upstream that answers with an error (RFC 5861 section 4) or,
     `lost`, does not answer at all (RFC 9111 section 4.2.4).
     """
-    if entry is None or entry.always_validate or now >= (entry.lost_until if lost else entry.error_until):
+    if entry is None or entry.terms.always_validate or now >= (entry.lost_until if lost else entry.error_until):
         return None
     return Serve(entry, Reason.STALE_IF_ERROR)

@@ -4,17 +4,23 @@ Header text is latin-1 decoded and never re-cased or reordered; `fields` is the 
 for questions: lower-case name to values joined by ", " (RFC 9110 section 5.3).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum, unique
+from functools import lru_cache
+from typing import TypeVar
 
 Headers = tuple[tuple[str, str], ...]
 Fields = Mapping[str, str]
+T = TypeVar("T")
 
 
-def fold(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+def fold(headers: Collection[tuple[str, str]]) -> dict[str, str]:
     """Lower-case name to combined value (RFC 9110 section 5.3)."""
-    fields: dict[str, str] = {}
+    fields = {name.lower(): value for name, value in headers}
+    if len(fields) == len(headers):
+        return fields
+    fields = {}
     for spelled, value in headers:
         name = spelled.lower()
         fields[name] = f"{fields[name]}, {value}" if name in fields else value
@@ -131,36 +137,116 @@ class Head:
     http10: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A stored response with everything a look-up compares worked out at admission.
+@lru_cache(maxsize=1024)
+def read_head(head: bytes) -> Head:
+    """A head as it is stored, taken apart: lines that we have written ourselves."""
+    line, *fields = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+    _, status, reason = line.split(" ", 2)
+    headers = tuple([(name, value) for name, _, value in [field.partition(": ") for field in fields]])
+    return Head(int(status), reason, headers, fold(headers))
 
-    Times named `*_until`, `stored_at` are on the monotonic clock, in seconds; `age` is the
-    corrected initial age of RFC 9111 section 4.2.3; `date` is wall-clock. A window that does
-    not apply equals the time it would begin. `error_until` is for an upstream that answers with
-    an error, `lost_until` for one that does not answer.
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an entry has in common with many others, so that it is held once for all of them.
+
+    Windows are in seconds behind the end of freshness: `error_window` for an upstream that answers
+    with an error, `lost_window` for one that does not answer. `fetch_seconds` has two digits.
     """
 
-    key: str
-    url: str
-    host: str
     vary: Headers  # request field name, normalised value
-    head: Head
-    wire: bytes  # status line and stored fields, ready to send but for Age, Cache-Status and the end
-    body: tuple[bytes, ...]
-    length: int
-    stored_at: float
-    age: float
-    date: float
-    fresh_until: float
-    stale_until: float
-    error_until: float
-    lost_until: float
+    tags: tuple[str, ...]
+    aside: Headers  # fields of the upstream's that are kept from clients
+    epoch: str
+    policy: str
+    stale_window: float
+    error_window: float
+    lost_window: float
     always_validate: bool  # no-cache, or distrusted: RFC 9111 section 5.2.2.4
     never_stale: bool  # must-revalidate and its kin: RFC 9111 section 4.2.4
     stated: bool  # freshness is the upstream's own word, not the operator's nor a guess
     fetch_seconds: float
-    tags: tuple[str, ...]
-    epoch: str
+
+
+@lru_cache(maxsize=4096, typed=True)
+def held_once(value: T) -> T:
+    """The equal value that is held already, where it is one of those in frequent use."""
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stored response, ready to send: `lead`, Age and Cache-Status, then `rest`.
+
+    `lead` is the status line, with the fields through the last Cache-Status of other caches; `rest`
+    the fields behind and the empty line, to `head_end`, and the body, unless that is in `pieces`
+    because it is large.
+    There are millions of these: what can be read off the bytes is no field, and what many share is
+    in `terms`. `stored_at`, `fresh_until` and `born`, when its age was 0, are on the monotonic clock.
+    """
+
+    key: str
+    terms: Terms
+    lead: bytes
+    rest: bytes
+    head_end: int
+    pieces: tuple[bytes, ...]
+    stored_at: float
+    born: float
+    fresh_until: float
     seq: int
-    policy: str
+
+    @property
+    def url(self) -> str:
+        """What an invalidation of it names: the key without keyed header fields."""
+        return self.key.partition("\n")[0]
+
+    @property
+    def host(self) -> str:
+        """The authority in its URL."""
+        return self.key.split("/", 3)[2]
+
+    @property
+    def vary(self) -> Headers:
+        """What it was selected on."""
+        return self.terms.vary
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The upstream's and the route's."""
+        return self.terms.tags
+
+    @property
+    def epoch(self) -> str:
+        """Of the invalidation log when its fetch began."""
+        return self.terms.epoch
+
+    @property
+    def lost_until(self) -> float:
+        """How long it bridges an upstream that does not answer."""
+        return self.fresh_until + self.terms.lost_window
+
+    @property
+    def error_until(self) -> float:
+        """How long it bridges an upstream that answers with an error."""
+        return self.fresh_until + self.terms.error_window
+
+    @property
+    def stale_until(self) -> float:
+        """How long it is served while it is renewed."""
+        return self.fresh_until + self.terms.stale_window
+
+    @property
+    def head(self) -> Head:
+        """What clients get of it, but for Age and our Cache-Status."""
+        return read_head(self.lead + self.rest[: self.head_end])
+
+    @property
+    def body(self) -> tuple[bytes, ...]:
+        """The body, in pieces."""
+        return self.pieces or (self.rest[self.head_end :],)
+
+    @property
+    def length(self) -> int:
+        """Of the body, in bytes."""
+        return sum(map(len, self.pieces)) if self.pieces else len(self.rest) - self.head_end

@@ -65,23 +65,25 @@ def range_applies(fields: Fields, response: Fields) -> bool:
     return stamp is not None and stamp == http_date(response.get("last-modified"))
 
 
-def not_modified(fields: Fields, response: Fields, date: float) -> bool:
+def not_modified(fields: Fields, response: Fields) -> bool:
     """Whether the client's own copy will do: 304 (sections 13.1.2, 13.1.3; RFC 9111 section 4.3.2).
 
     If-None-Match compares weakly and silences If-Modified-Since. Where the response has no
-    Last-Modified its Date (seconds since the epoch) stands in.
+    Last-Modified its Date stands in.
     """
     tags = fields.get("if-none-match")
     if tags is not None:
         own = response.get("etag")
-        if tags.strip() == "*":
+        if tags == "*":
             return True
-        return own is not None and _opaque(own) in {_opaque(tag) for tag in _entity_tags(tags)}
+        return own is not None and (tags == own or _opaque(own) in map(_opaque, _entity_tags(tags)))
     since = http_date(fields.get("if-modified-since"))
     if since is None:
         return False
     modified = http_date(response.get("last-modified"))
-    return (date if modified is None else modified) <= since
+    if modified is None:
+        modified = http_date(response.get("date"))
+    return modified is not None and modified <= since
 
 
 _ENTITY_TAG: Final = re.compile(r'(?:W/)?"[^"]*"')

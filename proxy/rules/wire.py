@@ -5,11 +5,13 @@ differently are how requests are smuggled.
 """
 
 import re
+from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Final
 
 from proxy.rules.fields import members
-from proxy.rules.hop import REQUEST_KEEP, strip_hop_by_hop
+from proxy.rules.hop import REQUEST_KEEP, dropped_names
+from proxy.rules.memo import Memo
 from proxy.rules.message import Fields, Headers, Reason, Request, fold
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -44,32 +46,67 @@ def _malformed(detail: str) -> Refused:
     return Refused(400, Reason.MALFORMED, detail)
 
 
-def parse_request(raw: bytes, scheme: str, *, trusted: bool, max_headers: int) -> Request:
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The field lines of a request head: all of them, and what of them goes further."""
+
+    headers: Headers
+    fields: Fields
+    options: frozenset[str]  # of Connection
+    kept: Headers
+    kept_fields: Fields
+
+
+def parse_section(raw: bytes, *, max_headers: int) -> Section:
+    """Everything behind the request line, up to and with the empty line. Raises Refused."""
+    text = raw.decode("latin-1")
+    lines = text.count("\n") - 1
+    if lines > max_headers:
+        raise Refused(431, Reason.HEADERS_TOO_LARGE, f"More than {max_headers} header fields.")
+    found = _FIELD.findall(text)
+    # Every match ends with a line feed and begins behind one, so this count proves that the
+    # matches cover the section without a gap: no bare LF, no folding, no space before the colon.
+    if len(found) != lines or not text.endswith("\r\n"):
+        raise _malformed("A header line is malformed.")
+    headers = tuple([(name, value.strip(" \t")) for name, value in found])
+    fields = fold(headers)
+    connection = fields.get("connection", "")
+    dropped = dropped_names(connection, REQUEST_KEEP)
+    return Section(
+        headers,
+        fields,
+        options=frozenset([option.lower() for option in members(connection)]),
+        # What is not forwarded must not be keyed or varied on either: one list of fields for all.
+        kept=tuple([field for field in headers if field[0].lower() not in dropped]),
+        kept_fields={name: value for name, value in fields.items() if name not in dropped},
+    )
+
+
+def parse_request(
+    raw: bytes, scheme: str, *, trusted: bool, max_headers: int, sections: Memo[bytes, Section] | None = None
+) -> Request:
     """A complete request head, up to and with its empty line.
 
     `scheme` is the connection's; a `trusted` peer's X-Forwarded-Proto and -Host override it and Host.
     Hop-by-hop fields are already off it. Depends on nothing else, so equal bytes may share one
-    result. Raises Refused.
+    result; `sections` remembers what many targets are asked for with. Raises Refused.
     """
-    text = raw.decode("latin-1")
-    line = _REQUEST_LINE.match(text)
-    if line is None or not text.endswith("\r\n\r\n"):
+    at = raw.find(b"\n") + 1
+    line = _REQUEST_LINE.fullmatch(raw[:at].decode("latin-1"))
+    if line is None:
         raise _malformed("The request line is not METHOD SP TARGET SP HTTP/x.y.")
     method, raw_target, major, minor = line.groups()
     if major != "1" or minor not in "01":
         raise Refused(505, Reason.UNKNOWN_VERSION, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
     if _METHOD.match(method) is None:
         raise _malformed("The method is not a token in upper case.")
-    lines = text.count("\n")
-    if lines - 2 > max_headers:
-        raise Refused(431, Reason.HEADERS_TOO_LARGE, f"More than {max_headers} header fields.")
-    found = _FIELD.findall(text, line.end())
-    # Every match ends with a line feed and begins behind one, so this count proves that the
-    # matches cover the head without a gap: no bare LF, no folding, no space before the colon.
-    if len(found) != lines - 2:
-        raise _malformed("A header line is malformed.")
-    headers = tuple([(name, value.strip(" \t")) for name, value in found])
-    fields = fold(headers)
+    behind = raw[at:]
+    section = None if sections is None else sections.get(behind)
+    if section is None:
+        section = parse_section(behind, max_headers=max_headers)
+        if sections is not None:
+            sections.offer(behind, section)
+    headers, fields, options = section.headers, section.fields, section.options
     http10 = minor == "0"
     if trusted and fields.get("x-forwarded-proto") in ("http", "https"):
         scheme = fields["x-forwarded-proto"]
@@ -77,20 +114,17 @@ def parse_request(raw: bytes, scheme: str, *, trusted: bool, max_headers: int) -
     target = _target(method, raw_target, scheme, host)
     if trusted and (forwarded_host := members(fields.get("x-forwarded-host"))):
         host = _valid_host(forwarded_host[0], scheme)  # routed, keyed and told to the upstream alike
-    options = {option.lower() for option in members(fields.get("connection"))}
     expect = fields.get("expect")
     if expect is not None and expect.lower() != "100-continue":
         raise Refused(417, Reason.EXPECTATION, "The only expectation known here is 100-continue.")
-    # What is not forwarded must not be keyed or varied on either: one list of fields for all.
-    forwardable = strip_hop_by_hop(headers, REQUEST_KEEP)
     return Request(
         method=method,
         target=target,
         host=host,
         scheme=scheme,
         http10=http10,
-        headers=forwardable,
-        fields=fields if len(forwardable) == len(headers) else fold(forwardable),
+        headers=section.kept,
+        fields=section.kept_fields,
         length=_body_length(headers, fields, http10=http10),
         keep_alive="close" not in options and (not http10 or "keep-alive" in options),
         expects_continue=expect is not None and not http10,
@@ -100,9 +134,13 @@ def parse_request(raw: bytes, scheme: str, *, trusted: bool, max_headers: int) -
 
 def _host(headers: Headers, fields: Fields, scheme: str) -> str:
     # RFC 9112 section 3.2: missing, repeated or invalid is 400. HTTP/1.0 too: the key needs it.
-    if sum(name.lower() == "host" for name, _ in headers) != 1:
+    if "host" not in fields or (len(fields) != len(headers) and _count(headers, "host") != 1):
         raise _malformed("Exactly one valid Host field is needed.")
     return _valid_host(fields["host"], scheme)
+
+
+def _count(headers: Headers, name: str) -> int:
+    return sum([spelled.lower() == name for spelled, _ in headers])
 
 
 def _valid_host(host: str, scheme: str) -> str:
@@ -174,7 +212,7 @@ def _body_length(headers: Headers, fields: Fields, *, http10: bool) -> int | Non
         raise _malformed("Transfer-Encoding is not exactly `chunked`.")
     if length is None:
         return 0
-    if _LENGTH.match(length) is None or sum(name.lower() == "content-length" for name, _ in headers) != 1:
+    if _LENGTH.match(length) is None or _count(headers, "content-length") != 1:
         raise _malformed("Content-Length is not one decimal number.")
     return int(length)
 
@@ -282,7 +320,12 @@ class ChunkedReader:
 
 def head_bytes(status: int, reason: str, headers: Headers) -> bytes:
     """A status line and fields, without the empty line that ends the head."""
-    return "".join([f"HTTP/1.1 {status} {reason}\r\n", *[f"{n}: {v}\r\n" for n, v in headers]]).encode("latin-1")
+    return f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1") + field_lines(headers)
+
+
+def field_lines(headers: Headers) -> bytes:
+    """Fields as they are sent, a line each."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")
 
 
 def refuse_early(partial: bytes | bytearray, limit: int) -> None:

@@ -72,12 +72,20 @@ def chunked_post(path: str, *pieces: bytes) -> bytes:
 
 def ok(client: Client, body: bytes = b"", status: str = "200 OK") -> Pending | None:
     """A whole answer at once."""
-    client.send(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n".encode(), (body,))
+    client.send(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n".encode(), b"\r\n" + body, len(body))
     return None
 
 
 async def read_all(client: Client) -> bytes:
     return b"".join([piece async for piece in client.body()])
+
+
+@dataclass(slots=True, eq=False)
+class Read:
+    """What is kept of a request that was read."""
+
+    request: Request
+    logged: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +215,8 @@ class Rig:
     port: int = 0
 
     def __post_init__(self) -> None:
-        self.shared = Shared(
+        self.shared: Shared[Read] = Shared(
+            Read,
             self._begin,
             self.background.spawn,
             self.clock,
@@ -217,9 +226,9 @@ class Rig:
         )
         self.listener = Listener(self.shared)
 
-    def _begin(self, request: Request, client: Client) -> Pending | None:
-        self.seen.append(request.target)
-        return self.begin(request, client)
+    def _begin(self, asked: "Read", client: Client) -> Pending | None:
+        self.seen.append(asked.request.target)
+        return self.begin(asked.request, client)
 
     async def connect(self, *, receive_buffer: int | None = None) -> Wire:
         """A connected client that the listener knows of; `receive_buffer` bounds what waits unread on its side."""
@@ -237,7 +246,7 @@ class Rig:
         return wire
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> "Connection[Read]":
         """The only connection there is."""
         (only,) = self.shared.connections
         return only
@@ -261,8 +270,7 @@ class Rig:
     def sweep(self, seconds: float = 0.0) -> None:
         """Let time pass and look at the deadlines."""
         self.clock.time += seconds
-        for connection in list(self.shared.connections):
-            connection.check(self.clock())
+        self.shared.sweep()
 
 
 def echo(request: Request, client: Client) -> Pending | None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.edges.connection import HALF_OPEN, LINGER
+from proxy.edges.connection import HALF_OPEN, LINGER, SWEEP
 from proxy.flow.ports import Client, ClientError
 from proxy.rules.message import Reason, Request
 from tests.edges.kit import (
@@ -82,8 +82,9 @@ async def test_the_time_for_a_head_begins_with_its_first_byte() -> None:
         assert (await wire.response()).body == b"/2"
 
 
+@pytest.mark.parametrize("since", [0.0, SWEEP], ids=["right behind a sweep", "right before the next"])
 @pytest.mark.parametrize("sync", [True, False])
-async def test_an_idle_connection_is_closed_when_its_time_is_up(sync: bool) -> None:
+async def test_an_idle_connection_is_closed_when_its_time_is_up_or_two_sweeps_later(sync: bool, since: float) -> None:
     async def later(request: Request, client: Client) -> None:
         await asyncio.sleep(0)
         echo(request, client)
@@ -91,12 +92,13 @@ async def test_an_idle_connection_is_closed_when_its_time_is_up(sync: bool) -> N
     async with rig(echo if sync else later) as here:
         wire = await here.connect()
         for _ in range(3):
+            here.clock.time += since
             await wire.send(get())
             assert (await wire.response()).status == 200
             await turns()
             here.sweep(LIMITS.idle_timeout - LITTLE)
             assert await still_open(here)
-        here.sweep(2 * LITTLE)
+        here.sweep(LITTLE + 2 * SWEEP)
         assert await wire.closed()
         assert here.shared.counters.timed_out == 0
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -20,11 +20,13 @@ from proxy.rules.report import Account
 from proxy.rules.wire import parse_request
 from tests.edges.kit import PATIENCE, get, turns, until
 
+WALL: Final = 1_700_000_000.25
+
 
 def outcome(target: str = "/a?b", account: Account | None = None, **more: Any) -> Outcome:  # noqa: ANN401
     request = parse_request(get(target), "http", trusted=False, max_headers=10)
     usual = Outcome(
-        wall=1_700_000_000.25,
+        wall=WALL,
         peer="192.0.2.7",
         request=request,
         request_id="id-1",
@@ -86,9 +88,10 @@ class Piped:
 
 
 @contextmanager
-def piped() -> Iterator[Piped]:
+def piped(wall: float = WALL) -> Iterator[Piped]:
+    """A log whose clock stands at `wall`."""
     reading, writing = os.pipe()
-    made = Piped(AccessLog(writing), reading, writing)
+    made = Piped(AccessLog(writing, lambda: wall), reading, writing)
     try:
         yield made
     finally:
@@ -142,8 +145,8 @@ async def test_a_line_says_how_an_exchange_went(told: Outcome, said: dict[str, A
 
 
 async def test_a_request_that_was_refused_has_a_line_too() -> None:
-    with piped() as here:
-        here.log.refused(0.0, "::1", 400, Reason.MALFORMED)
+    with piped(wall=0.0) as here:
+        here.log.refused("::1", 400, Reason.MALFORMED)
         time = "1970-01-01T00:00:00.000+00:00"
         line = {"time": time, "client": "::1", "status": 400, "cache": "none", "reason": "malformed"}
         assert here.lines() == [line]

@@ -16,7 +16,7 @@ from proxy.flow.exchange import Exchange
 from proxy.flow.fill import Fill
 from proxy.flow.flights import FlightMemory, Flights
 from proxy.flow.invalidation import InvalidationLog, Kind
-from proxy.flow.ports import Call, ClientError, OriginError, Outcome, Tunnel
+from proxy.flow.ports import Asked, Call, Client, ClientError, OriginError, Outcome, Tunnel
 from proxy.flow.site import Lane, Site, Upstream
 from proxy.rules.keys import key_of, url_of
 from proxy.rules.message import Entry, Head, Headers, Reason, Request, fold
@@ -230,22 +230,27 @@ class FakeClient:
 
     # -- flow.ports.Client
 
-    def send(self, head: bytes, body: Sequence[bytes]) -> None:
-        self._open(head)
-        self.got = b"".join(body)
-        self.sent = len(self.got)
+    def send(self, head: bytes, tail: bytes, size: int) -> None:
+        self.got = self._open(head, tail)
+        assert len(self.got) == size
+        self.sent = size
         self.done = True
 
-    def start(self, head: bytes, *, length: int | None, close: bool = False) -> None:
-        self._open(head)
+    def start(self, head: bytes, tail: bytes = b"\r\n", *, length: int | None, close: bool = False) -> None:
+        assert self._open(head, tail) == b""
         assert not (close and length is not None), "a known length needs no end of the connection"
         self._length = length
 
-    def _open(self, head: bytes) -> None:
+    def _open(self, head: bytes, tail: bytes) -> bytes:
+        """Note the head; gives what stands behind it."""
         assert self.status is None, "answered twice"
-        first, *rest = head.decode("latin-1").removesuffix("\r\n").split("\r\n")
+        assert head.endswith(b"\r\n"), "the connection's own fields go here"
+        whole, end, body = (head + tail).partition(b"\r\n\r\n")
+        assert end
+        first, *rest = whole.decode("latin-1").split("\r\n")
         self.status = int(first.split(" ")[1])
         self.fields = fold(tuple((name, value) for name, _, value in (line.partition(": ") for line in rest)))
+        return body
 
     async def write(self, data: bytes) -> None:
         assert self.status is not None
@@ -271,7 +276,7 @@ class FakeClient:
             yield chunk
 
     def upgrade(self, head: bytes) -> AsyncIterator[bytes]:
-        self._open(head)
+        self._open(head, b"\r\n")
         return self.body()
 
 
@@ -329,6 +334,13 @@ class World:
         """flow.ports.Journal"""
         self.outcomes.append(outcome)
 
+    def hit(self, asked: Asked, client: Client, route: str, status: int, seconds: float) -> None:
+        """flow.ports.Journal"""
+        ttl = int(client.fields["cache-status"].rpartition("=")[2]) if isinstance(client, FakeClient) else 0
+        told = Account(Reason.HIT, ttl=ttl)
+        wall, asked_for = self.clock.wall(), asked.request
+        self.outcomes.append(Outcome(wall, client.peer, asked_for, "", route, status, told, client.sent, seconds, True))
+
     # -- driving
 
     def plan(
@@ -343,7 +355,7 @@ class World:
         client = FakeClient(upload)
         self.clients.append(client)
         asked = request(*written, method=method, target=target, host=host, length=sum(map(len, upload)))
-        return client, self.exchange.begin(asked, client)
+        return client, self.exchange.begin(self.exchange.read(asked), client)
 
     def run(self, client: FakeClient, work: Coroutine[Any, Any, None] | None) -> FakeClient:
         """The waiting, as a listener starts it."""

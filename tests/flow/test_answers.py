@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from proxy.flow.answers import AT_ONCE
+from proxy.rules.admit import INLINE
 from proxy.rules.message import Reason
 from tests.flow.kit import FRESH, FakeClient, World
 
-LARGE = bytes(range(256)) * (AT_ONCE // 256) * 2 + b"and a bit"
+LARGE = bytes(range(256)) * (INLINE // 256) * 2 + b"and a bit"
 
 
 async def test_a_large_stored_body_is_written_piece_by_piece_at_the_clients_pace() -> None:

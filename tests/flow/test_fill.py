@@ -289,9 +289,9 @@ async def test_success_takes_the_url_out_before_the_head_goes_out(method: str, s
         seen: list[bytes | None] = []
         start = client.start
 
-        def at_start(head: bytes, *, length: int | None, close: bool = False) -> None:
+        def at_start(head: bytes, tail: bytes = b"\r\n", *, length: int | None, close: bool = False) -> None:
             seen.append(_body(w))
-            start(head, length=length, close=close)
+            start(head, tail, length=length, close=close)
 
         client.start = at_start  # type: ignore[method-assign]
         w.last.answer(status=status, length=0)

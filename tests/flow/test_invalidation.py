@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from proxy.edges.memory import Memory
 from proxy.flow import invalidation
 from proxy.flow.invalidation import InvalidationLog, Kind
-from proxy.rules.message import Entry, Head, Headers
+from proxy.rules.message import Entry, Headers
 from tests.flow.kit import request
+from tests.rules.build import bare
 
 AT: Final = 1000.0
 
@@ -29,32 +30,7 @@ def entry(
     body: bytes = b"",
 ) -> Entry:
     """Fresh for 60 s, usable for 60 more."""
-    host = url.partition("://")[2].partition("/")[0]
-    return Entry(
-        key=url,
-        url=url,
-        host=host,
-        vary=vary,
-        head=Head(200, "OK", (), {}),
-        wire=b"",
-        body=(body,),
-        length=len(body),
-        stored_at=at,
-        age=0.0,
-        date=0.0,
-        fresh_until=at + 60,
-        stale_until=at + 120,
-        error_until=at + 120,
-        lost_until=at + 120,
-        always_validate=False,
-        never_stale=False,
-        stated=True,
-        fetch_seconds=0.0,
-        tags=tags,
-        epoch="epoch",
-        seq=seq,
-        policy="",
-    )
+    return bare(url, body, tags=tags, seq=seq, at=at, vary=vary, window=60.0)
 
 
 @contextmanager
@@ -155,10 +131,10 @@ def test_a_later_soft_record_does_not_forgive_an_earlier_hard_one() -> None:
 
 
 def test_another_epoch_is_distrusted_and_overtaken() -> None:
-    log, stranger = InvalidationLog("epoch"), replace(entry(), epoch="another")
+    log, stranger = InvalidationLog("epoch"), replace(entry(), terms=replace(entry().terms, epoch="another"))
     judged = log.judge(stranger, 0)
     assert judged is not None
-    assert judged.always_validate
+    assert judged.terms.always_validate
     assert judged.lost_until <= AT
     assert log.overtaken(stranger, 0)
 
@@ -171,7 +147,7 @@ def test_below_the_floor_everything_is_distrusted_and_overtaken() -> None:
     assert log.floor == 1
     judged = log.judge(entry(), 0)
     assert judged is not None
-    assert judged.always_validate
+    assert judged.terms.always_validate
     assert judged.fresh_until <= AT
     assert log.overtaken(entry(), 0)
     assert log.judge(subject := entry(), 1) is subject
@@ -308,7 +284,7 @@ class Truth(RuleBasedStateMachine):
         after = self.after(original)
         for until in ("fresh_until", "stale_until", "error_until", "lost_until"):
             assert getattr(found, until) <= getattr(original, until), "no window ever grows"
-        if found.always_validate:
+        if found.terms.always_validate:
             assert found.lost_until <= original.stored_at, "no window applies to what is distrusted"
             assert original.seq < self.log.floor, "distrusted for no reason"
             return

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy.rules.admit import Fetched, Store, complete, on_response
 from proxy.rules.fields import format_date
 from proxy.rules.hop import REQUEST_KEEP, strip_hop_by_hop
-from proxy.rules.message import Entry, Head, Headers, Request, fold
+from proxy.rules.message import Entry, Head, Headers, Request, Terms, fold, held_once
 from proxy.rules.policy import Policy
 from proxy.rules.wire import Refused, parse_request
 
@@ -82,12 +82,51 @@ def stored(got: Fetched, policy: Policy = PLAIN) -> Entry:
     """What is kept of a response that has to be kept."""
     verdict = on_response(got, policy, None)
     assert isinstance(verdict, Store), verdict
-    return complete(verdict.entry, (BODY,), len(BODY), policy)
+    return complete(verdict.entry, got.head, (BODY,), got.wall, policy)
 
 
 def entry(*written: str, policy: Policy = PLAIN) -> Entry:
     """The stored 200 with those fields."""
     return stored(fetched(head(*written)), policy)
+
+
+def bare(
+    key: str = "http://h/",
+    body: bytes = b"",
+    *,
+    vary: Headers = (),
+    tags: tuple[str, ...] = (),
+    at: float = NOW,
+    window: float = 0.0,
+    seq: int = 0,
+) -> Entry:
+    """An entry that no upstream sent: fresh for 60 s, usable stale for `window` seconds more."""
+    terms = Terms(
+        vary=vary,
+        tags=tags,
+        aside=(),
+        epoch="epoch",
+        policy="",
+        stale_window=window,
+        error_window=window,
+        lost_window=window,
+        always_validate=False,
+        never_stale=False,
+        stated=True,
+        fetch_seconds=0.0,
+    )
+    return Entry(
+        key=key,
+        terms=held_once(terms),
+        lead=b"HTTP/1.1 200 OK\r\n",
+        rest=b"\r\n" + body,
+        head_end=2,
+        pieces=(),
+        stored_at=at,
+        born=at,
+        fresh_until=at + 60,
+        seq=seq,
+    )
 
 
 def raw_head(*fields: str, line: str = "GET / HTTP/1.1") -> bytes:
@@ -218,7 +257,7 @@ def admitted(draw: st.DrawFn, cache_control: st.SearchStrategy[str] = response_c
 def _kept(case: Case) -> tuple[Entry | None, Policy]:
     verdict = on_response(case.got, case.policy, None)
     draft = verdict.entry if isinstance(verdict, Store) else None
-    return draft and complete(draft, (BODY,), len(BODY), case.policy), case.policy
+    return draft and complete(draft, case.got.head, (BODY,), WALL, case.policy), case.policy
 
 
 @st.composite

@@ -1,5 +1,6 @@
 """What a response changes: kept, renewed, bridged, or relayed and forgotten."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -16,15 +17,15 @@ from proxy.rules.admit import (
     complete,
     on_response,
     outward,
-    without_age,
 )
 from proxy.rules.fields import selecting
-from proxy.rules.message import Entry, Reason
+from proxy.rules.message import Entry, Reason, Terms
 from proxy.rules.policy import Policy
 from tests.rules.build import (
     BODY,
     NOW,
     PLAIN,
+    WALL,
     Case,
     brief,
     cases,
@@ -269,12 +270,12 @@ def test_what_is_kept_is_in_order(case: Case) -> None:
     if isinstance(got, Store):
         kept = got.entry
         assert kept.fresh_until <= kept.stale_until <= kept.error_until <= kept.lost_until
-        assert kept.age >= 0
+        assert kept.born <= kept.stored_at
         assert kept.stored_at == NOW
-        if kept.never_stale:
+        if kept.terms.never_stale:
             assert kept.fresh_until == kept.lost_until
         if {"cookie", "authorization"} & case.got.request.fields.keys() and not case.policy.share_credentials:
-            assert kept.stated
+            assert kept.terms.stated
 
 
 def test_an_entry_holds_what_a_look_up_compares() -> None:
@@ -294,31 +295,50 @@ def test_an_entry_holds_what_a_look_up_compares() -> None:
         tags=("a",),
     )
     kept = verdict_entry(got)
-    assert kept == Entry(
-        key=got.key,
-        url=got.url,
-        host="example.com",
+    terms = Terms(
         vary=(("accept-language", "en,de"), *selecting({}, ("x",))),
-        head=got.head,
-        wire=b"",
-        body=(),
-        length=0,
-        stored_at=NOW,
-        age=7.0,
-        date=got.wall - 3,
-        fresh_until=NOW + 53,
-        stale_until=NOW + 63,
-        error_until=NOW + 73,
-        lost_until=NOW + 73,
+        tags=("a", "b", "http://example.com c"),
+        aside=(),
+        epoch="epoch",
+        policy="policy",
+        stale_window=10.0,
+        error_window=20.0,
+        lost_window=20.0,
         always_validate=False,
         never_stale=False,
         stated=True,
         fetch_seconds=2.0,
-        tags=("a", "b", "http://example.com c"),
-        epoch="epoch",
-        seq=7,
-        policy="policy",
     )
+    assert kept == Entry(
+        key=got.key,
+        terms=terms,
+        lead=b"",
+        rest=b"",
+        head_end=0,
+        pieces=(),
+        stored_at=NOW,
+        born=NOW - 7,
+        fresh_until=NOW + 53,
+        seq=7,
+    )
+    assert (kept.stale_until, kept.error_until, kept.lost_until) == (NOW + 63, NOW + 73, NOW + 73)
+    assert (kept.vary, kept.tags, kept.epoch) == (terms.vary, terms.tags, terms.epoch)
+
+
+def test_a_key_says_what_url_and_host_an_entry_is_of() -> None:
+    kept = verdict_entry(replace(fetched(head(FRESH)), key="https://example.com:8443/a?b=//c\nx-tenant=1"))
+    assert (kept.url, kept.host) == ("https://example.com:8443/a?b=//c", "example.com:8443")
+
+
+def test_entries_on_the_same_terms_hold_them_once() -> None:
+    one, other = (fetched(head(FRESH, "Vary: X"), "X: 1", took=took) for took in (0.01, 0.0104))
+    assert verdict_entry(one).terms is verdict_entry(other).terms, "a fetch is timed to two digits"
+
+
+def completed(*fields: str, body: Sequence[bytes] = (BODY,), policy: Policy = PLAIN, wall: float = WALL) -> Entry:
+    """The stored 200 with those fields, whose head came at `wall`."""
+    response = head(*fields)
+    return complete(verdict_entry(fetched(response), policy), response, body, wall, policy)
 
 
 def verdict_entry(got: Fetched, policy: Policy = PLAIN) -> Entry:
@@ -340,11 +360,6 @@ def verdict_entry(got: Fetched, policy: Policy = PLAIN) -> Entry:
 def test_what_variants_are_told_apart_by(fields: tuple[str, ...], names: tuple[str, ...]) -> None:
     kept = verdict_entry(fetched(head(FRESH, *fields)))
     assert tuple(name for name, _ in kept.vary) == names
-
-
-def test_a_draft_without_date_is_dated_when_it_came() -> None:
-    assert verdict_entry(fetched(head(FRESH))).date == verdict_entry(fetched(head(FRESH, "Date: x"))).date
-    assert verdict_entry(fetched(head(FRESH))).date == fetched(head()).wall
 
 
 # -- the head that goes out
@@ -380,7 +395,21 @@ def test_via_says_which_version_was_received() -> None:
 
 
 def test_age_is_left_to_whoever_answers() -> None:
-    assert without_age(lines("Age: 1", "A: 2", "age: 3", "Agent: 4")) == lines("A: 2", "Agent: 4")
+    kept = completed(FRESH, TAGGED, "Age: 1", "age: 3", "Agent: 4", f"Date: {date(-3)}")
+    assert kept.head.headers[:3] == lines(FRESH, TAGGED, "Agent: 4")
+    assert "age" not in kept.head.fields
+
+
+@pytest.mark.parametrize(
+    ("fields", "dated"),
+    [
+        pytest.param((), date(-30), id="what has no date is dated when it came (RFC 9110 6.6.1)"),
+        pytest.param((f"Date: {date(-5)}",), date(-5), id="a date stays"),
+        pytest.param(("Date: x",), "x", id="also one that cannot be read"),
+    ],
+)
+def test_the_date_of_what_is_kept(fields: tuple[str, ...], dated: str) -> None:
+    assert completed(FRESH, *fields, wall=WALL - 30).head.fields["date"] == dated
 
 
 @pytest.mark.parametrize(
@@ -392,13 +421,16 @@ def test_age_is_left_to_whoever_answers() -> None:
     ],
 )
 def test_a_complete_entry_is_ready_to_send(fields: tuple[str, ...], status: int, framing: tuple[str, ...]) -> None:
-    draft = verdict_entry(fetched(head(FRESH, "Age: 3", "Cache-Tag: t", *fields, status=status, reason="Fine")))
-    done = complete(draft, (BODY,), len(BODY), PLAIN)
-    start, sent = reading(done.wire)
-    assert start == f"HTTP/1.1 {status} Fine"
-    assert sorted(sent) == sorted(lines(FRESH, f"Date: {date()}", "Via: 1.1 readthrough", *framing))
-    assert (done.body, done.length) == ((BODY,), len(BODY))
-    assert replace(done, body=(), length=0, wire=b"") == draft
+    response = head(FRESH, "Age: 3", "Cache-Tag: t", *fields, status=status, reason="Fine")
+    draft, body = verdict_entry(fetched(response)), (BODY,) if status == 200 else ()
+    done = complete(draft, response, body, WALL, PLAIN)
+    whole, end, sent = (done.lead + done.rest).partition(b"\r\n\r\n")
+    start, told = reading(whole)
+    assert (start, end, sent) == (f"HTTP/1.1 {status} Fine", b"\r\n\r\n", b"".join(body))
+    assert sorted(told) == sorted(lines(FRESH, f"Date: {date()}", "Via: 1.1 readthrough", *framing))
+    assert (done.body, done.length) == ((b"".join(body),), len(b"".join(body)))
+    aside = replace(draft.terms, aside=lines("Cache-Tag: t"))
+    assert done == replace(draft, terms=aside, lead=done.lead, rest=done.rest, head_end=done.head_end)
 
 
 def test_an_operators_lifetime_begins_when_the_answer_comes() -> None:

@@ -352,7 +352,7 @@ def test_what_bridges_a_failure(cache_control: str, after: float, lost: bool, br
 def test_nothing_and_what_is_distrusted_bridge_no_failure(lost: bool) -> None:
     assert on_failure(None, NOW, lost=lost) is None
     assert on_failure(distrust(HOUR), NOW, lost=lost) is None
-    assert on_failure(replace(HOUR, always_validate=True), NOW, lost=lost) is None
+    assert on_failure(replace(HOUR, terms=replace(HOUR.terms, always_validate=True)), NOW, lost=lost) is None
 
 
 moments = st.floats(0, 500)
@@ -365,10 +365,10 @@ def test_what_forbids_staleness_is_never_served_stale(
     pair: tuple[Entry, Policy], asked: Request, t: float, roll: float
 ) -> None:
     found, policy = pair
-    bound = replace(found, never_stale=True, stale_until=found.fresh_until, error_until=found.fresh_until)
+    bound = replace(found, terms=replace(found.terms, never_stale=True, stale_window=0.0, error_window=0.0))
     for one in (found, bound):
         got = on_request(asked, one, policy, NOW + t, held=True, roll=roll)
-        if isinstance(got, Serve) and one.never_stale:
+        if isinstance(got, Serve) and one.terms.never_stale:
             assert NOW + t < one.fresh_until
             assert got.reason is Reason.HIT
 
@@ -397,7 +397,7 @@ def test_an_operators_ttl_never_answers_credentials(
     got = on_request(asked, found, policy, NOW + t, held=True, roll=roll)
     shy = not asked.fields.keys().isdisjoint(("cookie", "authorization")) and not policy.share_credentials
     if isinstance(got, Serve) and shy and policy.operator_freshness:
-        assert found.stated
+        assert found.terms.stated
 
 
 @brief
@@ -408,7 +408,7 @@ def test_a_plan_agrees_with_itself(pair: tuple[Entry, Policy], asked: Request, t
     left = found.fresh_until - NOW - t
     if isinstance(got, Serve):
         assert (got.reason is Reason.HIT) is (left > 0)
-        assert not found.always_validate
+        assert not found.terms.always_validate
         assert got.refresh or got.reason is not Reason.STALE_WHILE_REVALIDATE
     elif isinstance(got, Fetch):
         assert got.keep or got.base is None

@@ -1,15 +1,18 @@
 """The vocabulary: folded fields, and names that can stand in a header."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
+from typing import Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.rules.message import Fwd, Reason, fold
-from tests.rules.build import brief, request
+from proxy.rules.admit import INLINE, complete
+from proxy.rules.message import Entry, Fwd, Head, Headers, Reason, fold
+from proxy.rules.policy import Policy
+from tests.rules.build import BODY, PLAIN, WALL, bare, brief, date, head, lines, request
 
 names = st.sampled_from(["A", "a", "B", "Set-Cookie", "set-cookie"])
 
@@ -63,3 +66,114 @@ def test_every_reason_is_called_by_its_word() -> None:
 def test_the_reasons_to_go_forward_are_those_of_rfc_9211() -> None:
     registered = {"bypass", "method", "uri-miss", "vary-miss", "miss", "request", "stale", "partial"}
     assert {fwd.value for fwd in Fwd} <= registered
+
+
+# -- entries: bytes that are ready to send, and what can be read off them
+
+OURS: Final = lines(f"Date: {date()}", "Via: 1.1 readthrough")
+LARGE: Final = (b"a" * INLINE, b"b")
+
+
+def admitted(response: Head, body: Sequence[bytes] = (BODY,), policy: Policy = PLAIN) -> Entry:
+    return complete(bare(), response, body, WALL, policy)
+
+
+def given_out(response: Head, length: int) -> Headers:
+    """What of an upstream's fields a hit has, and what is added to them at admission."""
+    kept = tuple(field for field in response.headers if field[0].lower() not in ("age", "surrogate-key", "cache-tag"))
+    dated = (*kept, *(OURS[1:] if "date" in response.fields else OURS))
+    measured = "content-length" in response.fields or response.status == 204
+    return dated if measured else (*dated, ("Content-Length", str(length)))
+
+
+@pytest.mark.parametrize(
+    ("response", "body"),
+    [
+        pytest.param(head("X: 1"), (BODY,), id="an answer"),
+        pytest.param(head("X: 1"), (b"hello, ", b"world"), id="in pieces"),
+        pytest.param(head("X: 1"), LARGE, id="and a large one"),
+        pytest.param(head("X: 1"), (), id="without a body"),
+        pytest.param(head(), (BODY,), id="without fields"),
+        pytest.param(head("X: 1", reason=""), (BODY,), id="without a reason phrase"),
+        pytest.param(head("X: 1", reason="It: is  fine "), (BODY,), id="with blanks in its reason phrase"),
+        pytest.param(head("X: 1", reason="\xe9\xff"), (BODY,), id="in latin-1"),
+        pytest.param(head("X:", "Y:", "X:"), (BODY,), id="with empty values"),
+        pytest.param(head("X: a: b", "Y: : ", "Z: :c"), (BODY,), id="with colons in its values"),
+        pytest.param(head("X: \xe9\x80\xff", "Y: a\x85b"), (BODY,), id="with latin-1 in its values"),
+        pytest.param(head("Cache-Status: a; hit"), (BODY,), id="of another cache"),
+        pytest.param(head("Cache-Status: a", "X: 1", "cache-status: b", "Y: 2"), (BODY,), id="of two other caches"),
+        pytest.param(head("X: 1", "Age: 4", "age: 5"), (BODY,), id="of age"),
+        pytest.param(head("Date: x", "Via: 1.0 far", "Content-Length: 12"), (BODY,), id="that lacks nothing"),
+        pytest.param(head("X: 1"), (b"\r\n\r\nX: 2\r\n\r\n",), id="whose body looks like the end of a head"),
+        pytest.param(head(), (b"\r\n",), id="whose body is an empty line"),
+        pytest.param(head("X: 1", status=204, reason="No Content"), (), id="204"),
+        pytest.param(head("X: 1", "Location: /b", status=301), (b"",), id="of another status"),
+        pytest.param(head("Surrogate-Key: a", "X: 1", "cache-tag: b"), (BODY,), id="with tags, but for those"),
+    ],
+)
+def test_an_entry_reads_back_as_what_was_admitted(response: Head, body: tuple[bytes, ...]) -> None:
+    kept, whole = admitted(response, body), b"".join(body)
+    headers = given_out(response, len(whole))
+    assert kept.head == Head(response.status, response.reason, headers, fold(headers))
+    assert (b"".join(kept.body), kept.length) == (whole, len(whole))
+
+
+ENGLISH: Final = st.characters(codec="latin-1", categories=("L", "N", "P", "S", "Zs"), include_characters=" \t\x80\x85")
+TEXTS: Final = st.text(ENGLISH, max_size=12).map(lambda text: text.strip(" \t"))
+NAMES: Final = st.sampled_from(
+    ["X", "Y-z", "Cache-Status", "cache-status", "Age", "Via", "Date", "ETag", "Surrogate-Key"]
+)
+BODIES: Final = st.lists(st.sampled_from([b"", b"\r\n", b"\r\n\r\n", b"x", b"HTTP/1.1 200 OK\r\n"]), max_size=4)
+
+
+@brief
+@given(st.lists(st.tuples(NAMES, TEXTS), max_size=6), TEXTS, st.sampled_from([200, 204, 404]), BODIES)
+def test_whatever_is_admitted_is_sent_as_it_was_and_can_be_taken_apart_again(
+    headers: list[tuple[str, str]], reason: str, status: int, body: list[bytes]
+) -> None:
+    response, whole = Head(status, reason, tuple(headers), fold(headers)), b"".join(body)
+    kept = admitted(response, body)
+    out = given_out(response, len(whole))
+    assert (kept.head.status, kept.head.reason, kept.head.headers, kept.head.fields) == (status, reason, out, fold(out))
+    assert (kept.body, kept.length) == ((whole,), len(whole))
+    told = "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status} {reason}", *(f"{n}: {v}" for n, v in out), ""))
+    assert kept.lead + kept.rest == told.encode("latin-1") + whole
+
+
+@pytest.mark.parametrize(
+    ("fields", "above"),
+    [
+        pytest.param(("X: 1",), 0, id="there is none"),
+        pytest.param(("X: 1", "Cache-Status: a", "Y: 2"), 2, id="one, with what stands above it"),
+        pytest.param(("cache-status: a", "X: 1", "CACHE-STATUS: b", "Y: 2"), 3, id="the last of several"),
+    ],
+)
+def test_ours_goes_below_the_cache_status_of_caches_that_are_farther_away(fields: tuple[str, ...], above: int) -> None:
+    """RFC 9211 section 2: the list is in the order of the caches, ours last."""
+    kept = admitted(head(*fields))
+    assert kept.lead.decode().splitlines() == ["HTTP/1.1 200 OK", *fields[:above]]
+    assert kept.rest.decode().splitlines()[: len(fields) - above] == [*fields[above:]]
+
+
+def test_a_large_body_stays_in_the_pieces_it_came_in() -> None:
+    small, large = admitted(head(), (LARGE[0],)), admitted(head(), LARGE)
+    assert (small.pieces, large.pieces) == ((), LARGE)
+    assert large.pieces[0] is LARGE[0]
+    assert len(large.rest) == large.head_end
+
+
+def test_equal_beginnings_are_held_once() -> None:
+    assert admitted(head("X: 1")).lead is admitted(head("X: 2")).lead
+
+
+@pytest.mark.parametrize(
+    ("policy", "aside"),
+    [
+        pytest.param(PLAIN, lines("Surrogate-Key: a b", "cache-tag: c"), id="but are not lost"),
+        pytest.param(Policy(forward_tags=True), (), id="unless they are sent"),
+    ],
+)
+def test_tags_are_kept_from_clients(policy: Policy, aside: Headers) -> None:
+    kept = admitted(head("Surrogate-Key: a b", "X: 1", "cache-tag: c"), policy=policy)
+    assert kept.terms.aside == aside
+    assert ("surrogate-key" in kept.head.fields) is (not aside)

@@ -1,6 +1,5 @@
 """What goes back to the client for one request."""
 
-from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -10,43 +9,53 @@ from hypothesis import strategies as st
 from proxy.rules.admit import complete
 from proxy.rules.message import Entry, Headers, Request
 from proxy.rules.ranges import Span
-from proxy.rules.respond import Reply, from_arrival, from_entry
+from proxy.rules.respond import END, Reply, age_line, from_arrival, from_entry
+from proxy.rules.wire import field_lines
 from tests.rules.build import BODY, NOW, PLAIN, WALL, brief, date, entry, fetched, head, lines, reading, request, stored
 
 ACCOUNT: Final = lines("Cache-Status: readthrough; hit; ttl=9")
 STAMP: Final = f"Last-Modified: {date(-900)}"
-STORED: Final = entry(
-    "Cache-Control: max-age=60",
-    'ETag: "a"',
-    STAMP,
-    f"Date: {date()}",
-    "Content-Type: text/plain",
-    "X-Case: KEPT",
-    "Age: 5",
+GIVEN: Final = (
+    *("Cache-Control: max-age=60", 'ETag: "a"', STAMP, f"Date: {date()}"),
+    *("Content-Type: text/plain", "X-Case: KEPT"),
 )
-SAYS: Final = (
-    *lines(
-        "Cache-Control: max-age=60", 'ETag: "a"', STAMP, f"Date: {date()}", "Content-Type: text/plain", "X-Case: KEPT"
-    ),
-    *lines("Via: 1.1 readthrough"),
-)
+WHOLE: Final = head(*GIVEN, "Age: 5")
+STORED: Final = stored(fetched(WHOLE))
+SAYS: Final = lines(*GIVEN, "Via: 1.1 readthrough")
 
 
 def without(headers: Headers, *names: str) -> Headers:
     return tuple(field for field in headers if field[0].lower() not in names)
 
 
+def sent(reply: Reply) -> bytes:
+    """The body that goes out with an answer; its head is ended on the way."""
+    between, end, inline = reply.tail.partition(b"\r\n")
+    while between:  # fields behind the account
+        between, end, inline = inline.partition(b"\r\n")
+    assert end
+    assert reply.sent == len(inline)
+    assert not (inline and reply.pieces)
+    return inline + b"".join(reply.pieces)
+
+
+def fields_of(reply: Reply) -> tuple[str, Headers]:
+    """Status line and fields of an answer."""
+    assert reply.head.endswith(b"\r\n"), "the connection's own fields go here"
+    return reading((reply.head + reply.tail).partition(b"\r\n\r\n")[0])
+
+
 def served(*fields: str, found: Entry = STORED, method: str = "GET", after: float = 0.0) -> Reply:
-    return from_entry(request(*fields, method=method), found, NOW + after, ACCOUNT)
+    return from_entry(request(*fields, method=method), found, age_line(found, NOW + after) + field_lines(ACCOUNT))
 
 
 def test_a_stored_whole_is_sent_as_it_came_with_age_and_account() -> None:
     """RFC 9111 section 4."""
     reply = served(after=7.9)
-    start, headers = reading(reply.head)
+    start, headers = fields_of(reply)
     assert start == "HTTP/1.1 200 OK"
-    assert headers == (*SAYS, *lines("Content-Length: 12", "Age: 12"), *ACCOUNT)
-    assert (reply.status, reply.length, b"".join(reply.body), reply.span) == (200, len(BODY), BODY, None)
+    assert headers == (*lines("Age: 12"), *ACCOUNT, *SAYS, *lines("Content-Length: 12"))
+    assert (reply.status, reply.length, sent(reply), reply.span) == (200, len(BODY), BODY, None)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +76,8 @@ def test_age(after: float, age: str, asked: tuple[str, ...]) -> None:
 def test_a_head_gets_the_head_of_a_get() -> None:
     """RFC 9110 section 9.3.2."""
     reply = served(method="HEAD")
-    assert reply == replace(served(), body=())
+    whole = served()
+    assert reply == whole._replace(tail=whole.tail.removesuffix(BODY), sent=0)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -82,8 +92,8 @@ def test_a_head_gets_the_head_of_a_get() -> None:
 def test_a_condition_that_holds_is_answered_without_a_body(asked: tuple[str, ...], method: str) -> None:
     """RFC 9110 section 15.4.5."""
     reply = served(*asked, method=method)
-    start, headers = reading(reply.head)
-    assert (reply.status, start, reply.length, reply.body) == (304, "HTTP/1.1 304 Not Modified", 0, ())
+    start, headers = fields_of(reply)
+    assert (reply.status, start, reply.length, sent(reply)) == (304, "HTTP/1.1 304 Not Modified", 0, b"")
     assert headers == (*without(SAYS, "content-type"), *lines("Age: 5"), *ACCOUNT)
 
 
@@ -104,26 +114,26 @@ def test_which_fields_a_304_has(name: str, sent: bool) -> None:
 def test_a_range_is_cut_from_the_whole() -> None:
     """RFC 9110 section 15.3.7."""
     reply = served("Range: bytes=7-8")
-    start, headers = reading(reply.head)
+    start, headers = fields_of(reply)
     assert start == "HTTP/1.1 206 Partial Content"
-    assert headers == (*SAYS, *lines("Age: 5"), *ACCOUNT, *lines("Content-Range: bytes 7-8/12", "Content-Length: 2"))
-    assert (reply.status, reply.length, b"".join(reply.body)) == (206, 2, b"wo")
+    assert headers == (*SAYS, *lines("Content-Range: bytes 7-8/12", "Content-Length: 2", "Age: 5"), *ACCOUNT)
+    assert (reply.status, reply.length, sent(reply)) == (206, 2, b"wo")
 
 
 def test_a_part_of_what_came_with_its_length_has_its_own_length_and_all_else() -> None:
     found = entry("Content-Length: 12", "Cache-Control: max-age=60", f"Date: {date()}")
     _, headers = reading(served("Range: bytes=7-8", found=found).head)
-    kept = lines("Cache-Control: max-age=60", f"Date: {date()}", "Via: 1.1 readthrough", "Age: 0")
-    assert headers == (*kept, *ACCOUNT, *lines("Content-Range: bytes 7-8/12", "Content-Length: 2"))
+    kept = lines("Cache-Control: max-age=60", f"Date: {date()}", "Via: 1.1 readthrough")
+    assert headers == (*kept, *lines("Content-Range: bytes 7-8/12", "Content-Length: 2", "Age: 0"), *ACCOUNT)
 
 
 def test_a_range_behind_the_end_is_refused_with_the_length() -> None:
     """RFC 9110 section 15.5.17."""
     reply = served("Range: bytes=12-")
-    start, headers = reading(reply.head)
+    start, headers = fields_of(reply)
     assert start == "HTTP/1.1 416 Range Not Satisfiable"
-    assert headers[-2:] == lines("Content-Range: bytes */12", "Content-Length: 0")
-    assert (reply.status, reply.length, reply.body) == (416, 0, ())
+    assert headers == (*SAYS, *lines("Content-Range: bytes */12", "Content-Length: 0", "Age: 5"), *ACCOUNT)
+    assert (reply.status, reply.length, sent(reply)) == (416, 0, b"")
 
 
 @pytest.mark.parametrize(
@@ -154,14 +164,14 @@ def test_conditions_and_ranges_are_about_a_200(status: int, asked: str) -> None:
 @given(st.lists(st.binary(min_size=1, max_size=9), max_size=5), st.integers(0, 40), st.none() | st.integers(0, 40))
 def test_every_part_fits_what_it_says_of_itself(body: list[bytes], first: int, last: int | None) -> None:
     whole = b"".join(body)
-    found = complete(STORED, tuple(body), len(whole), PLAIN)
+    found = complete(STORED, WHOLE, body, WALL, PLAIN)
     reply = served(f"Range: bytes={first}-{'' if last is None else last}", found=found)
-    fields = dict(reading(reply.head)[1])
-    sent = b"".join(reply.body)
-    assert int(fields["Content-Length"]) == reply.length == len(sent)
+    fields = dict(fields_of(reply)[1])
+    part = sent(reply)
+    assert int(fields["Content-Length"]) == reply.length == len(part)
     if reply.status == 206:
         end = min(len(whole), len(whole) if last is None else last + 1)
-        assert sent == whole[first:end]
+        assert part == whole[first:end]
         assert fields["Content-Range"] == f"bytes {first}-{end - 1}/{len(whole)}"
     elif reply.status == 416:
         assert first >= len(whole)
@@ -172,16 +182,16 @@ def test_every_part_fits_what_it_says_of_itself(body: list[bytes], first: int, l
 
 def arriving(asked: Request, *fields: str, length: int | None = 12, whole: bool = True, status: int = 200) -> Reply:
     response = head('ETag: "a"', "Content-Type: text/plain", *fields, status=status, reason="Fine")
-    return from_arrival(asked, response, length, WALL, PLAIN, ACCOUNT, whole=whole)
+    return from_arrival(asked, response, length, WALL, PLAIN, field_lines(ACCOUNT), whole=whole)
 
 
 def test_an_arriving_response_is_relayed_with_via_date_and_account() -> None:
     reply = arriving(request(), "Age: 5", "Content-Length: 12")
-    start, headers = reading(reply.head)
+    start, headers = fields_of(reply)
     assert start == "HTTP/1.1 200 Fine"
     fields = lines('ETag: "a"', "Content-Type: text/plain", "Age: 5", "Content-Length: 12", f"Date: {date()}")
     assert headers == (*fields, *lines("Via: 1.1 readthrough"), *ACCOUNT)
-    assert (reply.status, reply.length, reply.body, reply.span) == (200, 12, (), None)
+    assert (reply.status, reply.length, reply.tail, reply.span) == (200, 12, END, None)
 
 
 def test_tags_of_an_arriving_response_stay_here() -> None:
@@ -204,8 +214,8 @@ def test_what_a_client_asked_of_a_whole_is_applied_as_it_arrives(
     asked: Request, status: int, length: int, span: Span | None
 ) -> None:
     reply = arriving(asked)
-    assert (reply.status, reply.length, reply.span, reply.body) == (status, length, span, ())
-    assert reading(reply.head)[0].startswith(f"HTTP/1.1 {status} ")
+    assert (reply.status, reply.length, reply.span, reply.tail) == (status, length, span, END)
+    assert fields_of(reply)[0].startswith(f"HTTP/1.1 {status} ")
 
 
 def test_a_range_of_something_of_unknown_length_is_the_whole() -> None:
