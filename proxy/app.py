@@ -19,7 +19,7 @@ import uvloop
 from proxy.admin.server import AdminServer
 from proxy.certificates import load_pair, server_context, upstream_context
 from proxy.edges.clock import Clock
-from proxy.edges.connection import Limits, Shared
+from proxy.edges.connection import Shared
 from proxy.edges.journal import AccessLog
 from proxy.edges.listener import Listener
 from proxy.edges.memory import Memory
@@ -30,6 +30,7 @@ from proxy.flow.breaker import Breaker
 from proxy.flow.exchange import Exchange
 from proxy.flow.fill import Fill
 from proxy.flow.flights import FlightMemory, Flights
+from proxy.flow.heads import Heads
 from proxy.flow.invalidation import InvalidationLog
 from proxy.flow.site import Lane, Site, Upstream
 from proxy.rules.message import Reason
@@ -93,11 +94,11 @@ class App:
         self._upstreams: dict[UpstreamSettings, Upstream] = {}
         self.exchange = Exchange(self._site(settings), self.memory, self.log, self.flights, fill, answers, self.clock)
         self.shared = Shared(
-            self.exchange.read,
+            Heads(self.exchange.read),
             self.exchange.begin,
             self.background.spawn,
             self.clock.now,
-            _limits(settings),
+            settings.limits,
             settings.trusted_proxies,
             self._refused,
         )
@@ -151,8 +152,8 @@ class App:
         self.settings = fresh
         self.exchange.site = site
         self.memory.resize(fresh.memory_max_size)
-        self.shared.limits, self.shared.trusted = _limits(fresh), fresh.trusted_proxies
-        self.shared.forget()
+        self.shared.limits, self.shared.trusted = fresh.limits, fresh.trusted_proxies
+        self.shared.heads.forget()
         _log.info("configuration reloaded")
         gone = [self._upstreams.pop(u) for u in set(self._upstreams) - set(fresh.upstreams.values())]
         for upstream in gone:  # nothing is routed to them any more; what is under way may end
@@ -254,19 +255,6 @@ def _upstream(settings: UpstreamSettings, body_timeout: float, spawn: Spawn) -> 
 def _fingerprint(route: Route, upstream: UpstreamSettings) -> str:
     """Marks what is stored under this policy and from this upstream."""
     return blake2b(f"{route.policy.fingerprint()} {upstream.url}".encode(), digest_size=8).hexdigest()
-
-
-def _limits(settings: Settings) -> Limits:
-    limits = settings.limits
-    return Limits(
-        max_header_bytes=limits.max_header_bytes,
-        max_headers=limits.max_headers,
-        header_timeout=limits.header_timeout,
-        body_timeout=limits.body_timeout,
-        write_timeout=limits.write_timeout,
-        idle_timeout=limits.idle_timeout,
-        max_connections=limits.max_connections,
-    )
 
 
 def _raise_file_limit(settings: Settings) -> None:

@@ -29,6 +29,7 @@ from proxy.config.vocabulary import (
     duration,
     integer,
 )
+from proxy.rules.limits import Limits
 from proxy.rules.policy import Policy
 from proxy.rules.routes import Match, Route
 
@@ -46,20 +47,6 @@ class ServerTls:
 
     certificate: Path
     key: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a client may ask of the data listener, and what fetches in the air may hold in memory."""
-
-    max_header_bytes: int = 32 << 10
-    max_headers: int = 100
-    header_timeout: float = 10.0
-    body_timeout: float = 30.0
-    write_timeout: float = 30.0
-    idle_timeout: float = 75.0
-    max_connections: int = 10_000
-    flight_memory: int = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +108,7 @@ class Settings:
     tls: ServerTls | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     access_log: bool = True
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     shutdown: Shutdown = Shutdown()
     admin: Admin = Admin()
     memory_max_size: int = _DEFAULT_MEMORY

@@ -21,13 +21,13 @@ import trustme
 from proxy import app as module
 from proxy.app import App, run
 from proxy.config.document import Problem
+from proxy.rules.limits import Limits
 from proxy.rules.policy import Policy
 from proxy.rules.routes import Match, Route
 from proxy.settings import (
     Address,
     Admin,
     ConfigError,
-    Limits,
     ServerTls,
     Settings,
     Shutdown,

@@ -41,6 +41,7 @@ SHUT: Final = {
 UNTESTED_BY_NAME: Final = {
     "proxy/__main__.py": "one call of proxy.cli.main",
     "proxy/flow/ports.py": "protocols and the data they pass: nothing runs",
+    "proxy/rules/limits.py": "numbers: test_settings has them from a file, and whoever keeps one has its test",
 }
 
 # What is true of one machine only, or of how the project was made.

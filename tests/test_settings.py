@@ -12,6 +12,7 @@ import trustme
 import yaml
 from jsonschema import Draft202012Validator
 
+from proxy.rules.limits import Limits
 from proxy.rules.policy import KeyRule, Policy
 from proxy.rules.routes import Match, Route
 from proxy.settings import (
@@ -19,7 +20,6 @@ from proxy.settings import (
     Admin,
     Breaker,
     ConfigError,
-    Limits,
     ServerTls,
     Settings,
     Shutdown,

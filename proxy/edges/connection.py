@@ -15,14 +15,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, cast
 
+from proxy.flow.heads import A, Heads
 from proxy.flow.inbound import Inbound
-from proxy.flow.ports import Asked, Client, ClientError
-from proxy.rules.memo import Memo
+from proxy.flow.ports import Client, ClientError
+from proxy.rules.limits import Limits
 from proxy.rules.message import Reason, Request
 from proxy.rules.report import TITLES, problem
-from proxy.rules.wire import ChunkedReader, Refused, Section, SizedReader, head_bytes, parse_request, refuse_early
+from proxy.rules.wire import ChunkedReader, Refused, SizedReader, head_bytes, refuse_early
 
 _log = logging.getLogger(__name__)
 
@@ -30,26 +31,10 @@ HIGH_WATER: Final = 64 << 10  # bytes waiting in either direction before that si
 SWEEP: Final = 0.5  # seconds between two looks at the deadlines
 HALF_OPEN: Final = 5.0  # seconds of silence after which a client that closed its side of a stream is gone
 LINGER: Final = 2.0  # seconds a client gets to read a refusal before the connection is cut
-REMEMBERED: Final = 4096  # heads whose reading is kept, per generation
-REMEMBERED_SIZE: Final = 2048  # bytes; longer heads are read every time
 APART: Final = 16 << 10  # bytes; what is longer costs more to copy behind its head than to hand over on its own
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close sends RST
 
 Pending = Coroutine[Any, Any, None]
-A = TypeVar("A", bound=Asked)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one connection; sizes in bytes, times in seconds."""
-
-    max_header_bytes: int
-    max_headers: int
-    header_timeout: float
-    body_timeout: float
-    write_timeout: float
-    idle_timeout: float
-    max_connections: int
 
 
 @dataclass(slots=True)
@@ -74,20 +59,21 @@ class _Phase(Enum):
     LINGER = auto()
 
 
-_IDLE: Final = _Phase.IDLE
+_IDLE: Final = _Phase.IDLE  # a global is found faster than an enum's member
+_BUSY: Final = _Phase.BUSY
 
 
 @dataclass(slots=True)
 class Shared(Generic[A]):
     """What all connections of a process share.
 
-    `read` finds out what may be known of a request beforehand, `begin` answers it or returns the work
-    that will, `spawn` runs that work. `admitted` of the `connections` are within the limit.
-    `draining`: every answer says `Connection: close`. `idle_until` is when a connection that falls
-    idle now will have been so for too long, give or take a sweep.
+    `heads` reads requests, `begin` answers one or returns the work that will, `spawn` runs that work.
+    `admitted` of the `connections` are within the limit. `draining`: every answer says
+    `Connection: close`. `idle_until` is when a connection that falls idle now will have been so for
+    too long, give or take a sweep.
     """
 
-    read: Callable[[Request], A]
+    heads: Heads[A]
     begin: Callable[[A, Client], Pending | None]
     spawn: Callable[[Pending, str], asyncio.Task[None]]
     now: Callable[[], float]
@@ -99,8 +85,6 @@ class Shared(Generic[A]):
     admitted: int = 0
     draining: bool = False
     idle_until: float = field(init=False)
-    heads: dict[tuple[str, bool], Memo[bytes, A]] = field(default_factory=dict)
-    sections: Memo[bytes, Section] = field(default_factory=lambda: Memo(REMEMBERED // 4))
 
     def __post_init__(self) -> None:
         self.sweep()
@@ -111,16 +95,6 @@ class Shared(Generic[A]):
         self.idle_until = now + self.limits.idle_timeout + SWEEP
         for connection in list(self.connections):
             connection.check(now)
-
-    def memo(self, scheme: str, *, trusted: bool) -> Memo[bytes, A]:
-        """The heads that were read for such connections: how a head is read depends on nothing else."""
-        return self.heads.setdefault((scheme, trusted), Memo(REMEMBERED))
-
-    def forget(self) -> None:
-        """Read every head anew: the configuration has changed."""
-        for memo in self.heads.values():
-            memo.clear()
-        self.sections.clear()
 
     def is_trusted(self, peer: str) -> bool:
         """Whether an address lies in the trusted networks."""
@@ -158,7 +132,7 @@ class Connection(asyncio.Protocol, Generic[A]):
         peername = self._transport.get_extra_info("peername")
         self.peer = str(peername[0]) if peername else ""
         self.trusted = shared.is_trusted(self.peer)
-        self._heads = shared.memo(self._scheme, trusted=self.trusted)
+        self._known = shared.heads.known(self._scheme, trusted=self.trusted)
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         shared.connections.add(self)
         shared.counters.accepted += 1
@@ -184,7 +158,7 @@ class Connection(asyncio.Protocol, Generic[A]):
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         if self._phase is _IDLE and not self._buffer and not self._writing_paused:
-            asked = self._heads.recent.get(data)
+            asked = self._known.recent.get(data)
             if asked is not None:  # so this is one head, whole, and nothing behind it
                 self._begin(asked)
                 return
@@ -253,48 +227,36 @@ class Connection(asyncio.Protocol, Generic[A]):
                 return False
             raw = bytes(buffer[: end + 4])
             del buffer[: end + 4]
-            asked = self._heads.get(raw) or self._read(raw)
+            asked = self._shared.heads.read(raw, self._scheme, trusted=self.trusted, limits=limits)
         except Refused as refused:
             self._refuse(refused)
             return False
         self._begin(asked)
         return True
 
-    def _read(self, raw: bytes) -> A:
-        """A head that is not remembered."""
-        shared, short = self._shared, len(raw) <= REMEMBERED_SIZE
-        request = parse_request(
-            raw,
-            self._scheme,
-            trusted=self.trusted,
-            max_headers=shared.limits.max_headers,
-            sections=shared.sections if short else None,
-        )
-        asked = shared.read(request)
-        if short:
-            self._heads.offer(raw, asked)
-        return asked
-
     def _begin(self, asked: A) -> None:
         request = asked.request
         self._request = request
-        self._keep, self._http10 = request.keep_alive and not self._shared.draining, request.http10
-        self._started, self.sent = False, 0
-        self._phase = _Phase.BUSY
-        self._shared.counters.requests += 1
+        shared = self._shared
+        self._keep = request.keep_alive and not shared.draining
+        self._http10 = request.http10
+        self._started = False
+        self.sent = 0
+        self._phase = _BUSY
+        shared.counters.requests += 1
         if request.length != 0:
             self._inbound = Inbound(self.body_wanted, self.flow_inbound)
             self._reader = ChunkedReader() if request.length is None else SizedReader(request.length)
             if not self._take_body():
                 return
         try:
-            pending = self._shared.begin(asked, self)
+            pending = shared.begin(asked, self)
         except Exception:  # noqa: BLE001 - a bug of ours must not leave a client waiting for ever
             _log.exception("a request could not be answered")
             self._refuse_or_abort(Refused(500, Reason.INTERNAL, ""))
             return
         if pending is not None:
-            self._task = self._shared.spawn(pending, "exchange")
+            self._task = shared.spawn(pending, "exchange")
             self._task.add_done_callback(self._exchange_over)
 
     def _exchange_over(self, task: asyncio.Task[None]) -> None:
@@ -363,15 +325,18 @@ class Connection(asyncio.Protocol, Generic[A]):
         self.sent = size
         if self._keep and self._inbound is None and not self._http10 and not self._shared.draining:
             # Nothing to add and nothing to wait for: most answers.
-            if len(tail) > APART:
-                self._put(head)
-                self._put(tail)
-            elif not self._transport.is_closing():
-                answer = head + tail
-                self._written += len(answer)
-                self._transport.write(answer)
-            self._request = self._task = None
-            self._phase, self._deadline = _IDLE, self._shared.idle_until
+            transport = self._transport
+            if not transport.is_closing():
+                if len(tail) > APART:
+                    transport.write(head)
+                    transport.write(tail)
+                else:
+                    transport.write(head + tail)
+                self._written += len(head) + len(tail)
+            self._request = None
+            self._task = None
+            self._phase = _IDLE
+            self._deadline = self._shared.idle_until
             if self._reading_paused:
                 self.flow_inbound()
             return

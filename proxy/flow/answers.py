@@ -52,8 +52,11 @@ class Answers:
             return False
         own = lane.hit_lines % (now - entry.born, entry.fresh_until - now)
         if asked.whole and not entry.pieces:
-            status = 0 if self._journal is None else int(entry.lead[9:12])
-            client.send(entry.lead + own, entry.rest, len(entry.rest) - entry.head_end)
+            lead, rest = entry.lead, entry.rest
+            client.send(lead + own, rest, len(rest) - entry.head_end)
+            if self._journal is None:
+                return True
+            status = int(lead[9:12])
         elif asked.condition is not None and (bare := unmodified(entry, asked.condition)) is not None:
             status = 304
             client.send(bare + own, END, 0)

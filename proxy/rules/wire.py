@@ -66,7 +66,7 @@ def parse_section(raw: bytes, *, max_headers: int) -> Section:
     found = _FIELD.findall(text)
     # Every match ends with a line feed and begins behind one, so this count proves that the
     # matches cover the section without a gap: no bare LF, no folding, no space before the colon.
-    if len(found) != lines or not text.endswith("\r\n"):
+    if len(found) != lines or not (text == "\r\n" or text.endswith("\r\n\r\n")):
         raise _malformed("A header line is malformed.")
     headers = tuple([(name, value.strip(" \t")) for name, value in found])
     fields = fold(headers)

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final
 
-from proxy.edges.connection import Connection, Limits, Shared
+from proxy.edges.connection import Connection, Shared
 from proxy.edges.listener import Listener
 from proxy.flow.background import Background
+from proxy.flow.heads import Heads
 from proxy.flow.ports import Client
+from proxy.rules.limits import Limits
 from proxy.rules.message import Reason, Request
 
 PATIENCE: Final = 10.0  # real seconds after which a test that hangs fails
@@ -200,7 +202,9 @@ class Wire:
 
 @dataclass
 class Rig:
-    """A running listener. `begin` may be replaced at any time; `seen` holds the targets it was given, in order."""
+    """A running listener. `begin` may be replaced at any time; `seen` holds the targets it was given, in order,
+    `reads` those of the heads that had to be read for it.
+    """
 
     begin: Begin
     limits: Limits = LIMITS
@@ -210,13 +214,14 @@ class Rig:
     clock: FakeClock = field(default_factory=FakeClock)
     background: Background = field(default_factory=Background)
     seen: list[str] = field(default_factory=list)
+    reads: list[str] = field(default_factory=list)
     refusals: list[tuple[str, int, Reason]] = field(default_factory=list)
     wires: list[Wire] = field(default_factory=list)
     port: int = 0
 
     def __post_init__(self) -> None:
         self.shared: Shared[Read] = Shared(
-            Read,
+            Heads(self._read),
             self._begin,
             self.background.spawn,
             self.clock,
@@ -226,18 +231,26 @@ class Rig:
         )
         self.listener = Listener(self.shared)
 
+    def _read(self, request: Request) -> Read:
+        self.reads.append(request.target)
+        return Read(request)
+
     def _begin(self, asked: "Read", client: Client) -> Pending | None:
         self.seen.append(asked.request.target)
         return self.begin(asked.request, client)
 
-    async def connect(self, *, receive_buffer: int | None = None) -> Wire:
-        """A connected client that the listener knows of; `receive_buffer` bounds what waits unread on its side."""
+    async def connect(self, *, receive_buffer: int | None = None, source: str | None = None) -> Wire:
+        """A connected client that the listener knows of; `receive_buffer` bounds what waits unread on its side,
+        `source` is its address.
+        """
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         sock = socket.socket(family)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source is not None:
+            sock.bind((source, 0))
         accepted = self.shared.counters.accepted
         await asyncio.get_running_loop().sock_connect(sock, (self.host, self.port))
         wire = Wire(sock)
