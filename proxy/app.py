@@ -122,7 +122,7 @@ class App:
         # Entries live long and hold no cycles: a collector that walks them all would stop the loop for
         # longer with every entry. What is young, where cycles are, is still collected.
         gc.freeze()
-        gc.set_threshold(5_000, 5, 10_000)
+        gc.set_threshold(1_000, 5, 100_000)
         scheme = "https" if context else "http"
         _log.info(
             "readthrough %s serves %s://%s:%d", version("readthrough"), scheme, _shown(settings.listen.host), port

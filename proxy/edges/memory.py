@@ -17,12 +17,12 @@ from proxy.rules.fields import selecting, selects
 from proxy.rules.message import Entry, Fields, Headers, Request
 
 MAX_VARIANTS: Final = 64  # per key; a field that makes more is named in `exploding`
-OVERHEAD: Final = 480  # bytes of objects around one entry beside its key, head and body
+OVERHEAD: Final = 410  # bytes of objects around one entry beside its key, head and body
 _PER_TEXT: Final = 120  # bytes of objects around a text that few entries share: a tag, a value varied on
 _PER_PIECE: Final = 64  # and around one of many pieces of a body
 _SHARDS: Final = 256  # one large dictionary would stop the loop each time that it grows
 _MOVES: Final = 32  # entries one eviction spares before it takes the next, wanted or not
-_HALF: Final = 0xFFFFFFFF_00000000
+_GHOST_EVERY: Final = 2048  # bytes of budget for one remembered eviction
 
 
 class _Slot:
@@ -40,30 +40,33 @@ class _Slot:
 
 
 class _Ghosts:
-    """What was evicted lately: eight bytes each, in a table of fixed size where the newest wins.
+    """What was evicted lately: four bytes each, in a table of fixed size where the newest wins.
 
-    A word is half of a key's hash and the number of the eviction.
+    A word is a quarter of a key's hash, and when it was evicted, counted in shares of the table.
     """
 
-    __slots__ = ("_evicted", "_words")
+    __slots__ = ("_evicted", "_shift", "_words")
 
-    def __init__(self, room: int) -> None:
-        self._words = array("Q", bytes(8 << max(0, room.bit_length() - 1)))
+    def __init__(self, budget: int) -> None:
+        places = 1 << max(0, (budget // _GHOST_EVERY).bit_length() - 1)
+        self._words = array("I", bytes(4 * places))
+        self._shift = max(0, places.bit_length() - 9)
         self._evicted = 0
 
     def add(self, mark: int) -> None:
         """Remember one."""
         self._evicted += 1
-        self._words[mark & (len(self._words) - 1)] = (mark & _HALF) | (self._evicted & 0xFFFFFFFF)
+        at = mark & (len(self._words) - 1)
+        self._words[at] = (mark >> 32 & 0xFFFF) << 16 | (self._evicted >> self._shift & 0xFFFF)
 
-    def take(self, mark: int, among: int) -> bool:
+    def take(self, mark: int, among: float) -> bool:
         """Whether it is among the last that many; then it is no more."""
         at = mark & (len(self._words) - 1)
         word = self._words[at]
-        if not word or word & _HALF != mark & _HALF:
+        if not word or word >> 16 != mark >> 32 & 0xFFFF:
             return False
         self._words[at] = 0
-        return (self._evicted - word) & 0xFFFFFFFF < among
+        return ((self._evicted >> self._shift) - word & 0xFFFF) << self._shift < among
 
 
 class _Queue:
@@ -113,7 +116,7 @@ class Memory:
         self._log = log
         self._shards: tuple[dict[str, _Slot], ...] = tuple([{} for _ in range(_SHARDS)])
         # The young lose more, and would crowd the others out of a table for both.
-        self._young, self._main = _Queue(_Ghosts(budget // 4096)), _Queue(_Ghosts(budget // 16384))
+        self._young, self._main = _Queue(_Ghosts(budget)), _Queue(_Ghosts(budget))
         self._target = budget // 10  # bytes the young queue may hold before it has to give
 
     @property
@@ -195,7 +198,7 @@ class Memory:
 
     def resize(self, budget: int) -> None:
         """Change the budget, evicting down to it."""
-        self._young.ghosts, self._main.ghosts = _Ghosts(budget // 4096), _Ghosts(budget // 16384)
+        self._young.ghosts, self._main.ghosts = _Ghosts(budget), _Ghosts(budget)
         self.budget, self._target = budget, budget // 10
         while self.size > self.budget:
             self._evict()
@@ -228,12 +231,12 @@ class Memory:
 
     def _missed(self, mark: int, cost: int) -> bool:
         """Whether it was evicted too early. The queue that lost it gets a larger share."""
-        young, main = self._young, self._main
-        if young.ghosts.take(mark, main.count // 2):
+        share, half = self._target / self.budget, self.count / 2
+        if self._young.ghosts.take(mark, (1 - share) * half):
             self._target = min(self._target + 2 * cost, self.budget * 9 // 10)
-        elif main.ghosts.take(mark, young.count // 2):
-            weight = min(8, max(1, main.count // max(1, young.count)))
-            self._target = max(self._target - 2 * cost * weight, self.budget // 100)
+        elif self._main.ghosts.take(mark, share * half):
+            weight = min(4.0, max(1.0, (1 - share) / share))
+            self._target = max(self._target - int(2 * cost * weight), self.budget // 10)
         else:
             return False
         return True
