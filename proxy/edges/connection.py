@@ -158,7 +158,7 @@ class Connection(asyncio.Protocol, Generic[A]):
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         if self._phase is _IDLE and not self._buffer and not self._writing_paused:
-            asked = self._known.recent.get(data)
+            asked = self._known.recent.get(data) or self._known.get(data)
             if asked is not None:  # so this is one head, whole, and nothing behind it
                 self._begin(asked)
                 return

@@ -11,7 +11,7 @@ from proxy.rules.wire import Section, parse_request
 
 A = TypeVar("A", bound=Asked)
 
-REMEMBERED: Final = 4096  # heads of one kind of connection that are kept, per generation
+REMEMBERED: Final = 8192  # heads of one kind of connection that are kept, per generation
 LONG: Final = 2048  # bytes; heads longer than that are read every time
 
 
@@ -21,7 +21,7 @@ class Heads(Generic[A]):
     def __init__(self, look: Callable[[Request], A]) -> None:
         self._look = look
         self._known: dict[tuple[str, bool], Memo[bytes, A]] = {}
-        self._sections: Memo[bytes, Section] = Memo(REMEMBERED // 4)  # fields alike, under many targets
+        self._sections: Memo[bytes, Section] = Memo(REMEMBERED // 8)  # fields alike, under many targets
 
     def known(self, scheme: str, *, trusted: bool) -> Memo[bytes, A]:
         """What was read on connections of one kind: how a head is read depends on nothing else."""
