@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.edges.connection import HALF_OPEN, LINGER, SWEEP
+from proxy.edges.connection import APART, HALF_OPEN, LINGER, SWEEP
 from proxy.flow.ports import Client, ClientError
 from proxy.rules.message import Reason, Request
 from tests.edges.kit import (
@@ -267,6 +267,27 @@ async def test_a_reader_that_stops_is_reset(head: bytes) -> None:
         await turns()
         here.sweep()
         here.sweep(LIMITS.write_timeout - LITTLE)
+        assert await still_open(here)
+        here.sweep(2 * LITTLE)
+        await wire.reset()
+        await here.ended()
+        assert here.shared.counters.timed_out == 1
+
+
+@pytest.mark.parametrize("size", [4096, 4 * APART], ids=["in one write", "in two"])
+async def test_further_answers_are_no_progress_of_a_reader_that_stopped(size: int) -> None:
+    async with rig(lambda request, client: ok(client, bytes(size if request.target == "/fill" else 10))) as here:
+        wire = await here.connect(receive_buffer=4096)
+        while not here.unsent:
+            await wire.send(get("/fill"))
+            await turns(5)
+        here.sweep()
+        for _ in range(4):
+            here.sweep((LIMITS.write_timeout - LITTLE) / 4)
+            answered, unsent = len(here.seen), here.unsent
+            await wire.send(get("/more"))
+            await turns(5)
+            assert (len(here.seen), here.unsent > unsent) in {(answered + 1, True), (answered, False)}
         assert await still_open(here)
         here.sweep(2 * LITTLE)
         await wire.reset()

@@ -5,20 +5,24 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.edges import journal as module
 from proxy.edges.journal import CAPACITY, AccessLog
 from proxy.flow.ports import Outcome
+from proxy.flow.site import Asked, Site
 from proxy.rules.message import Fwd, Reason
 from proxy.rules.report import Account
 from proxy.rules.wire import parse_request
 from tests.edges.kit import PATIENCE, get, turns, until
+from tests.flow.kit import FakeClient
 
 WALL: Final = 1_700_000_000.25
 
@@ -88,10 +92,9 @@ class Piped:
 
 
 @contextmanager
-def piped(wall: float = WALL) -> Iterator[Piped]:
-    """A log whose clock stands at `wall`."""
+def piped(wall: Callable[[], float] = lambda: WALL) -> Iterator[Piped]:
     reading, writing = os.pipe()
-    made = Piped(AccessLog(writing, lambda: wall), reading, writing)
+    made = Piped(AccessLog(writing, wall), reading, writing)
     try:
         yield made
     finally:
@@ -144,8 +147,140 @@ async def test_a_line_says_how_an_exchange_went(told: Outcome, said: dict[str, A
         assert here.lines() == [HIT | said]
 
 
+def read(*headers: str, target: str = "/a?b", host: str = "a.test") -> Asked:
+    request = parse_request(get(target, *headers), "http", trusted=False, max_headers=10)
+    return Asked(replace(request, host=host), Site((), {}), None)
+
+
+class Told(FakeClient):
+    """What the log asks of a client."""
+
+    def __init__(self, peer: str = "192.0.2.7", sent: int = 1234) -> None:
+        super().__init__()
+        self.peer, self.sent = peer, sent
+
+
+async def test_a_hit_has_the_line_of_any_other_exchange() -> None:
+    with piped() as here:
+        here.log.hit(read(), Told(), "all", 200, 0.0123456)
+        assert here.lines() == [{name: value for name, value in HIT.items() if name != "request_id"}]
+
+
+async def test_a_hit_is_told_the_id_that_its_client_gave_it() -> None:
+    with piped() as here:
+        here.log.hit(read("X-Request-Id: id-1"), Told(), "all", 200, 0.0123456)
+        assert here.lines() == [HIT]
+
+
+TEXTS: Final = st.text(st.characters(codec="latin-1"), max_size=9) | st.sampled_from(
+    ['"', "%", "%b", "\\", "\n", "}", "é"]
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            *(TEXTS, TEXTS, TEXTS, TEXTS),
+            st.sampled_from(["192.0.2.7", "2001:db8::1", "fe80::1%eth0", ""]),
+            st.integers(200, 599),
+            st.floats(0, 100),
+            st.integers(0, 1 << 40),
+            st.integers(0, 4_000_000_000_000),
+        ),
+        max_size=5,
+    )
+)
+def test_a_line_of_a_hit_is_the_line_of_its_outcome(
+    hits: list[tuple[str, str, str, str, str, int, float, int, int]],
+) -> None:
+    async def both() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        wall = 0.0
+        with piped(lambda: wall) as one, piped(lambda: wall) as other:
+            for target, host, request_id, route, peer, status, seconds, sent, milliseconds in hits:
+                wall = milliseconds / 1000 + 0.0005
+                asked = read()
+                asked.request = replace(
+                    asked.request,
+                    target=target,
+                    host=host,
+                    fields={"x-request-id": request_id} if request_id else {},
+                )
+                for _ in range(2):  # what was made for the first line serves the second
+                    one.log.hit(asked, Told(peer, sent), route, status, seconds)
+                    other.log.record(
+                        outcome(
+                            wall=wall,
+                            peer=peer,
+                            request=asked.request,
+                            request_id=request_id,
+                            route=route,
+                            status=status,
+                            sent=sent,
+                            seconds=seconds,
+                        )
+                    )
+            return one.lines(), other.lines()
+
+    told, known = asyncio.run(both())
+    assert told == known
+    assert len(told) == 2 * len(hits)
+
+
+async def test_the_stamps_of_hits_follow_the_clock() -> None:
+    walls = [0.0, 0.0004, 0.0009, 0.001, 0.9994, 0.9996, 1.0, 59.9999, 60.0, 86399.9995, 86400.0, 1e9 + 0.5, 0.0]
+    at = iter(walls)
+    with piped(lambda: next(at)) as here:
+        for _ in walls:
+            here.log.hit(read(), Told(), "all", 200, 0.0)
+        stamps = [line["time"] for line in here.lines()]
+    assert [(stamp[:10], stamp[11:23]) for stamp in stamps] == [
+        *(("1970-01-01", f"00:00:00.{ms}") for ms in ("000", "000", "000", "001", "999", "999")),
+        *(("1970-01-01", time) for time in ("00:00:01.000", "00:00:59.999", "00:01:00.000", "23:59:59.999")),
+        *(("1970-01-02", "00:00:00.000"), ("2001-09-09", "01:46:40.500"), ("1970-01-01", "00:00:00.000")),
+    ]
+
+
+async def test_many_hits_are_one_timer_and_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[float] = []
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+
+    def counted(delay: float, *rest: Any) -> asyncio.TimerHandle:  # noqa: ANN401 - whatever the loop takes
+        timers.append(delay)
+        return call_later(delay, *rest)
+
+    monkeypatch.setattr(loop, "call_later", counted)
+    with piped() as here:
+        asked, told = read(), Told()
+        for _ in range(1000):
+            here.log.hit(asked, told, "all", 200, 0.0)
+        assert len(here.lines()) == 1000
+    assert len(timers) == 1
+
+
+async def test_what_a_hit_says_of_its_request_is_made_once() -> None:
+    asked = read()
+    with piped() as here:
+        here.log.hit(asked, Told(), "all", 200, 0.0)
+        made = asked.logged
+        here.log.hit(asked, Told(), "all", 200, 0.0)
+        assert made
+        assert asked.logged is made
+        assert len(here.lines()) == 2
+
+
+async def test_hits_that_find_no_room_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CAPACITY", 10)
+    with piped() as here:
+        for _ in range(15):
+            here.log.hit(read(), Told(), "all", 200, 0.0)
+        assert here.log.dropped == 5
+        assert len(here.lines()) == 10
+
+
 async def test_a_request_that_was_refused_has_a_line_too() -> None:
-    with piped(wall=0.0) as here:
+    with piped(lambda: 0.0) as here:
         here.log.refused("::1", 400, Reason.MALFORMED)
         time = "1970-01-01T00:00:00.000+00:00"
         line = {"time": time, "client": "::1", "status": 400, "cache": "none", "reason": "malformed"}

@@ -189,6 +189,7 @@ class FakeClient:
         self.status: int | None = None
         self.fields: Mapping[str, str] = {}
         self.got = b""
+        self.raw = b""  # all of it, as a connection gets it
         self.done = False  # the answer is whole
         self.aborted = False
         self.task: asyncio.Task[None] | None = None
@@ -245,7 +246,8 @@ class FakeClient:
         """Note the head; gives what stands behind it."""
         assert self.status is None, "answered twice"
         assert head.endswith(b"\r\n"), "the connection's own fields go here"
-        whole, end, body = (head + tail).partition(b"\r\n\r\n")
+        self.raw = head + tail
+        whole, end, body = self.raw.partition(b"\r\n\r\n")
         assert end
         first, *rest = whole.decode("latin-1").split("\r\n")
         self.status = int(first.split(" ")[1])
@@ -260,6 +262,7 @@ class FakeClient:
         if self._gone:
             raise ClientError("the client left")
         self.got += data
+        self.raw += data
         self.sent += len(data)
 
     def finish(self) -> None:
@@ -310,23 +313,26 @@ class World:
         budget: int = 1 << 26,
         breaker: int = 1000,
         match: Match | None = None,
+        x_cache: bool = False,
+        store: type[Memory] = Memory,
+        noted: bool = True,
     ) -> None:
         self.clock, self.origin, self.background = FakeClock(), FakeOrigin(), Background()
         self.log = InvalidationLog("epoch")
-        self.memory = Memory(budget, self.log)
+        self.memory = store(budget, self.log)
         self.flights = Flights(self.log, FlightMemory(flight_memory))
         self.breaker = Breaker(breaker, 5.0)
         self.outcomes: list[Outcome] = []
         self.clients: list[FakeClient] = []
         self.errors = Errors()
-        self.match = Match() if match is None else match
+        self.match, self.x_cache, self.noted = Match() if match is None else match, x_cache, noted
         fill = Fill(self.memory, self.log, self.flights, self.background, self.clock)
-        answers = Answers(self.clock, self, lambda: "id", self.background)
+        answers = Answers(self.clock, self if noted else None, lambda: "id", self.background)
         self.exchange = Exchange(self.site(policy), self.memory, self.log, self.flights, fill, answers, self.clock)
 
     def site(self, policy: Policy) -> Site:
         """A configuration of one route."""
-        route = Route("all", self.match, "up", policy)
+        route = Route("all", self.match, "up", policy, self.x_cache)
         upstream = Upstream("up", "up.internal", preserve_host=False, origin=self.origin, breaker=self.breaker)
         return Site((route,), {"all": Lane(route, upstream, policy.fingerprint())})
 
@@ -431,6 +437,7 @@ class World:
         assert len(self.flights) == 0
         assert self.flights.memory.used == 0
         assert all(client.over for client in self.clients)
-        assert len(self.outcomes) == sum(not client.unheard for client in self.clients), "one note for each exchange"
+        heard = sum(not client.unheard for client in self.clients)
+        assert len(self.outcomes) == heard * self.noted, "one note for each exchange"
         assert all(up.over for up in self.calls)
         assert all(up.closed == 1 for up in self.calls if up.closed), "closed exactly once"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Final
+from typing import Final, TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -20,6 +20,8 @@ NOW: Final = 1000.0  # monotonic, when the upstream answered
 WALL: Final = 1_700_000_000.0  # the same moment on the wall
 BODY: Final = b"hello, world"
 PLAIN: Final = Policy(jitter=0.0)
+
+T = TypeVar("T")
 
 brief: Final = settings(max_examples=80, deadline=None)
 
@@ -269,3 +271,36 @@ def wishes(draw: st.DrawFn) -> Request:
         method=draw(st.sampled_from(["GET", "HEAD"])),
     )
     return replace(asked, http10=draw(st.booleans()))
+
+
+def _mostly(usual: T, *others: T) -> st.SearchStrategy[T]:
+    return st.sampled_from([usual] * 8 * len(others) + list(others))
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Request:
+    """A request for what is stored: most are plain, and every way not to be is among them."""
+    asking = st.sampled_from(
+        [
+            'If-None-Match: "a"',
+            f"If-Modified-Since: {date()}",
+            "Range: bytes=0-3",
+            'If-Range: "a"',
+            "Accept-Language: en",
+            "Expect: 100-continue",
+            *(
+                "Cache-Control: no-cache",
+                "Cache-Control: max-age=0",
+                "Cache-Control: only-if-cached",
+                "Cache-Control: x",
+            ),
+            *("Pragma: no-cache", "Pragma: x", 'If-Match: "a"', f"If-Unmodified-Since: {date()}"),
+        ]
+    )
+    asked = request(
+        *draw(st.lists(asking, max_size=3, unique=True)),
+        *draw(credentials),
+        method=draw(_mostly("GET", "HEAD", "POST", "OPTIONS")),
+        length=draw(_mostly(0, 5, None)),
+    )
+    return replace(asked, http10=draw(st.booleans()), websocket=draw(_mostly(False, True)))

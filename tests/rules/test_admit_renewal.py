@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.rules.admit import Freshen, Pass, Store, UseStale, on_head, on_response
+from proxy.rules.admit import INLINE, Freshen, Pass, Store, UseStale, complete, on_head, on_response
 from proxy.rules.freshness import distrust
 from proxy.rules.message import Entry, Reason
 from proxy.rules.policy import Policy
-from tests.rules.build import BODY, NOW, PLAIN, admitted, brief, date, entry, fetched, head, lines, stored
+from tests.rules.build import BODY, NOW, PLAIN, WALL, admitted, brief, date, entry, fetched, head, lines, stored
 
 FRESH: Final = "Cache-Control: max-age=60"
 TAGGED: Final = 'ETag: "a"'
@@ -114,6 +114,106 @@ def test_a_whole_answer_to_a_condition_replaces_what_is_stored() -> None:
     got = on_response(fetched(head(FRESH, 'ETag: "b"'), at=LATER), PLAIN, old())
     assert isinstance(got, Store)
     assert (got.entry.stored_at, got.entry.lead, got.entry.rest) == (LATER, b"", b""), "its bytes are yet to come"
+
+
+@pytest.mark.parametrize(
+    ("stored_fields", "told", "via"),
+    [
+        pytest.param((), (), ["1.1 readthrough"], id="ours, once"),
+        pytest.param(("Via: 1.0 far",), (), ["1.0 far", "1.1 readthrough"], id="behind what it came through"),
+        pytest.param(("Via: 1.0 far",), ("Via: 1.1 near",), ["1.1 near", "1.1 readthrough"], id="or now comes through"),
+        pytest.param((), ("Via: 1.1 readthrough",), ["1.1 readthrough"] * 2, id="also through one of our name"),
+    ],
+)
+def test_however_often_it_is_renewed_it_came_through_here_once(
+    stored_fields: tuple[str, ...], told: tuple[str, ...], via: list[str]
+) -> None:
+    got = old(*stored_fields)
+    for _ in range(3):
+        got = renewed(got, FRESH, *told).entry
+        assert [value for name, value in got.head.headers if name == "Via"] == via
+        assert [name for name, _ in got.head.headers].count("Content-Length") == 1
+        assert [name for name, _ in got.head.headers].count("Date") == 1
+
+
+FORWARDING: Final = Policy(jitter=0.0, forward_tags=True)
+
+
+@pytest.mark.parametrize("policy", [PLAIN, FORWARDING], ids=["kept from clients", "sent to clients"])
+def test_however_often_it_is_renewed_it_keeps_its_tags(policy: Policy) -> None:
+    got = before = old("Surrogate-Key: a b", "Cache-Tag: c", policy=policy)
+    for _ in range(3):
+        got = renewed(got, FRESH, policy=policy).entry
+        assert got.tags == ("a", "b", "c")
+        assert got.terms.aside == before.terms.aside
+        assert ("surrogate-key" in got.head.fields) is policy.forward_tags
+
+
+@pytest.mark.parametrize("policy", [PLAIN, FORWARDING], ids=["kept from clients", "sent to clients"])
+def test_a_304_replaces_the_tags_that_it_names(policy: Policy) -> None:
+    got = renewed(
+        old("Surrogate-Key: a", "Cache-Tag: c", policy=policy), FRESH, "surrogate-key: x", policy=policy
+    ).entry
+    assert sorted(got.tags) == ["c", "x"]
+    assert sorted(renewed(got, FRESH, policy=policy).entry.tags) == ["c", "x"]
+
+
+def test_the_routes_tags_are_not_doubled_by_renewals() -> None:
+    kept = stored(replace(fetched(head(FRESH, TAGGED, "Cache-Tag: c")), tags=("route",)))
+    for _ in range(3):
+        kept_again = on_response(replace(fetched(head(status=304), at=LATER), tags=("route",)), PLAIN, kept)
+        assert isinstance(kept_again, Freshen)
+        kept = kept_again.entry
+        assert kept.tags == ("route", "c")
+
+
+def test_cookies_that_may_be_stored_outlive_renewals() -> None:
+    policy = Policy(jitter=0.0, store_set_cookie=True)
+    got = old("Set-Cookie: a=1", "Set-Cookie: b=2", policy=policy)
+    for _ in range(2):
+        again = renewed(got, FRESH, policy=policy)
+        assert again.keep
+        got = again.entry
+        assert [value for name, value in got.head.headers if name == "Set-Cookie"] == ["a=1", "b=2"]
+
+
+def test_where_cookies_may_not_be_stored_a_304_with_one_is_for_its_asker_alone_each_time() -> None:
+    kept = old()
+    for _ in range(2):
+        got = renewed(kept, FRESH, "Set-Cookie: a=1")
+        assert (got.keep, got.entry.head.fields["set-cookie"]) == (False, "a=1")
+        assert "set-cookie" not in renewed(kept, FRESH).entry.head.fields
+
+
+def test_a_renewed_entry_has_ours_below_the_cache_status_it_now_came_with() -> None:
+    """RFC 9211 section 2."""
+    got = renewed(old("Cache-Status: far", "X: 1"), FRESH, "Cache-Status: near").entry
+    assert got.lead.endswith(b"Cache-Status: near\r\n")
+    assert b"Cache-Status" not in got.rest
+
+
+def test_a_large_body_is_shared_with_what_it_renews() -> None:
+    response, body = head(FRESH, TAGGED), (b"a" * INLINE, b"b")
+    kept = complete(stored(fetched(response)), response, body, WALL, PLAIN)
+    got = renewed(kept, FRESH).entry
+    assert all(new is before for new, before in zip(got.pieces, body, strict=True))
+    assert len(got.rest) == got.head_end
+
+
+@brief
+@given(
+    admitted(),
+    st.lists(st.sampled_from(["Via: 1.0 x", "X: 1", "Cache-Status: b", "Age: 3", "Cache-Tag: t", "Date: x", "Via:"])),
+)
+def test_renewing_twice_with_the_same_changes_nothing_more(pair: tuple[Entry, Policy], told: list[str]) -> None:
+    kept, policy = pair
+    answer = fetched(head(*told, f"ETag: {kept.head.fields.get('etag')}", status=304), at=LATER)
+    once = on_response(answer, policy, kept)
+    if isinstance(once, Freshen):
+        twice = on_response(answer, policy, once.entry)
+        assert isinstance(twice, Freshen)
+        assert sorted(twice.entry.head.headers) == sorted(once.entry.head.headers)
+        assert (twice.keep, twice.entry.body, twice.entry.tags) == (once.keep, once.entry.body, once.entry.tags)
 
 
 @brief

@@ -2,11 +2,13 @@
 
 import re
 from datetime import UTC, datetime
+from typing import Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.rules import fields
 from proxy.rules.fields import (
     MAX_DELTA,
     age_of,
@@ -18,6 +20,7 @@ from proxy.rules.fields import (
     response_tags,
     seconds,
     selecting,
+    selects,
     targeted,
     vary_names,
 )
@@ -333,6 +336,33 @@ def test_which_requests_select_the_same_variant(name: str, one: str | None, othe
 def test_only_the_named_fields_select() -> None:
     assert selecting({"a": "1", "b": "2"}, ("b",)) == (("b", "2"),)
     assert selecting({"a": "1"}, ()) == ()
+
+
+def test_what_clients_make_long_is_not_kept_in_memory() -> None:
+    def held() -> int:
+        return fields._normal.cache_info().currsize  # noqa: SLF001 - nothing else tells
+
+    before = held()
+    for number in range(10):
+        selecting({"x": f"{number}" * 1000}, ("x",))
+        assert not selects((("x", ""),), {"x": f"{number}" * 1000})
+    assert held() == before
+
+
+VARIED: Final = st.dictionaries(
+    st.sampled_from(["accept", "accept-language", "accept-encoding", "x"]),
+    st.text("aA, \t", max_size=4) | st.sampled_from(["gzip,br", "GZIP, br", "", "a" * 300, "a," * 200, "A" * 300]),
+)
+
+
+@brief
+@given(VARIED, VARIED, st.lists(st.sampled_from(["accept", "accept-language", "accept-encoding", "x"]), unique=True))
+def test_a_variant_is_selected_by_whoever_has_its_values(
+    first: dict[str, str], second: dict[str, str], names: list[str]
+) -> None:
+    vary = selecting(first, tuple(names))
+    assert selects(vary, first)
+    assert selects(vary, second) is (selecting(second, tuple(names)) == vary)
 
 
 @pytest.mark.parametrize(

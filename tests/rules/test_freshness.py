@@ -1,5 +1,6 @@
 """How old a response is, how long it lives, and what softening and distrust leave of it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -322,3 +323,18 @@ def test_distrust_leaves_a_source_of_validators_and_nothing_more() -> None:
     assert doubted.terms.never_stale
     assert doubted.fresh_until == doubted.stale_until == doubted.error_until == doubted.lost_until == NOW
     assert (doubted.head, doubted.body) == (LIVELY.head, LIVELY.body)
+
+
+@pytest.mark.parametrize("change", [distrust, lambda entry: soften(entry, NOW + 1)], ids=["distrust", "soften"])
+def test_what_is_made_stale_shares_every_byte_with_what_it_was(change: Callable[[Entry], Entry]) -> None:
+    changed = change(LIVELY)
+    assert changed.lead is LIVELY.lead
+    assert changed.rest is LIVELY.rest
+    assert (changed.key, changed.stored_at, changed.born, changed.seq) == ("http://example.com/a", NOW, NOW, LIVELY.seq)
+    assert (changed.vary, changed.tags, changed.epoch) == (LIVELY.vary, LIVELY.tags, LIVELY.epoch)
+
+
+def test_what_is_distrusted_shares_its_terms_with_its_like() -> None:
+    other = replace(LIVELY, key="http://example.com/b")
+    assert distrust(LIVELY).terms is distrust(other).terms
+    assert distrust(distrust(LIVELY)) == distrust(LIVELY)

@@ -5,20 +5,35 @@ from math import exp
 from typing import Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.rules.freshness import distrust, soften
-from proxy.rules.lookup import SAFE_METHODS, Fetch, Plan, Refuse, Serve, on_failure, on_request
+from proxy.rules.lookup import SAFE_METHODS, Fetch, Plan, Refuse, Serve, is_plain, on_failure, on_request
 from proxy.rules.message import Entry, Fwd, Reason, Request
 from proxy.rules.policy import Policy
-from tests.rules.build import BINDING, NOW, PLAIN, admitted, brief, entry, fetched, head, request, stored, wishes
+from tests.rules.build import (
+    BINDING,
+    NOW,
+    PLAIN,
+    admitted,
+    brief,
+    entry,
+    fetched,
+    head,
+    policies,
+    request,
+    requests,
+    stored,
+    wishes,
+)
 
 HOUR: Final = entry("Cache-Control: max-age=3600", 'ETag: "a"')
 GUESS: Final = entry("Last-Modified: Tue, 14 Nov 2023 12:00:00 GMT")  # fresh for about an hour, as nobody said
 GRANTED: Final = entry(policy=Policy(default_ttl=3600, jitter=0))
 MINUTE: Final = entry("Cache-Control: max-age=60, stale-while-revalidate=30", 'ETag: "a"')
 STRICT: Final = entry("Cache-Control: max-age=60, must-revalidate", 'ETag: "a"')
+DEAF: Final = replace(PLAIN, respect_request=False)
 UNSURE: Final = entry("Cache-Control: no-cache, max-age=60", 'ETag: "a"')
 
 
@@ -386,6 +401,44 @@ def test_no_policy_and_no_wish_makes_a_bound_response_stale(
     got = on_request(asked, found, policy, NOW + t, held=True, roll=1.0)
     assert not isinstance(got, Serve) or NOW + t < found.fresh_until
     assert on_failure(found, NOW + t, lost=True) is None or NOW + t < found.fresh_until
+
+
+@settings(brief, max_examples=400)
+@given(admitted(), requests(), policies, st.booleans(), st.floats(0, 1, exclude_max=True), rolls, st.booleans())
+def test_a_plain_request_is_a_hit_wherever_the_entry_is_fresh_and_may_be_used_unvalidated(
+    pair: tuple[Entry, Policy], asked: Request, other: Policy, same: bool, part: float, roll: float, held: bool
+) -> None:
+    found, policy = pair[0], replace(pair[1] if same else other, early_refresh=0.0)
+    now = NOW + part * (found.fresh_until - NOW)
+    shared = policy.share_credentials or asked.fields.keys().isdisjoint(("cookie", "authorization"))
+    fresh = now < found.fresh_until and not found.terms.always_validate
+    if is_plain(asked, policy) and fresh and (shared or found.terms.stated):
+        got = on_request(asked, found, policy, now, held=held, roll=roll)
+        assert got == Serve(found, Reason.HIT, refresh=False)
+        assert got.entry is found
+
+
+@pytest.mark.parametrize(
+    ("asked", "policy", "plain"),
+    [
+        pytest.param(request(), PLAIN, True, id="a GET"),
+        pytest.param(request(method="HEAD"), PLAIN, True, id="a HEAD"),
+        pytest.param(request('If-None-Match: "a"', "Range: bytes=0-1", "Cookie: a"), PLAIN, True, id="whatever else"),
+        pytest.param(wish("x"), PLAIN, False, id="a wish that is listened to"),
+        pytest.param(request("Pragma: x"), PLAIN, False, id="or an old one"),
+        pytest.param(wish("no-cache", "Pragma: no-cache"), DEAF, True, id="a wish that is not"),
+        pytest.param(request(), replace(PLAIN, early_refresh=1.0), False, id="where chance may refresh early"),
+        pytest.param(request(), replace(PLAIN, enabled=False), False, id="where nothing is cached"),
+        pytest.param(request(method="POST"), PLAIN, False, id="another method"),
+        pytest.param(request(length=1), PLAIN, False, id="with a body"),
+        pytest.param(request(length=None), PLAIN, False, id="with one of unknown length"),
+        pytest.param(replace(request(), websocket=True), PLAIN, False, id="to another protocol"),
+        pytest.param(request('If-Match: "a"'), PLAIN, False, id="with a precondition of the origin's"),
+        pytest.param(request("If-Unmodified-Since: x"), PLAIN, False, id="or another"),
+    ],
+)
+def test_which_requests_leave_nothing_to_decide(asked: Request, policy: Policy, plain: bool) -> None:
+    assert is_plain(asked, policy) is plain
 
 
 @brief

@@ -118,8 +118,10 @@ def test_an_entry_reads_back_as_what_was_admitted(response: Head, body: tuple[by
     assert (b"".join(kept.body), kept.length) == (whole, len(whole))
 
 
-ENGLISH: Final = st.characters(codec="latin-1", categories=("L", "N", "P", "S", "Zs"), include_characters=" \t\x80\x85")
-TEXTS: Final = st.text(ENGLISH, max_size=12).map(lambda text: text.strip(" \t"))
+CHARACTERS: Final = st.characters(
+    codec="latin-1", categories=("L", "N", "P", "S", "Zs"), include_characters=" \t\x80\x85"
+)
+TEXTS: Final = st.text(CHARACTERS, max_size=12).map(lambda text: text.strip(" \t"))
 NAMES: Final = st.sampled_from(
     ["X", "Y-z", "Cache-Status", "cache-status", "Age", "Via", "Date", "ETag", "Surrogate-Key"]
 )

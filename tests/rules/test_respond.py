@@ -6,10 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.rules.admit import complete
+from proxy.rules.admit import INLINE, complete
 from proxy.rules.message import Entry, Headers, Request
 from proxy.rules.ranges import Span
-from proxy.rules.respond import END, Reply, age_line, from_arrival, from_entry
+from proxy.rules.respond import (
+    END,
+    Reply,
+    age_line,
+    from_arrival,
+    from_entry,
+    only_condition,
+    takes_whole,
+    unmodified,
+)
 from proxy.rules.wire import field_lines
 from tests.rules.build import BODY, NOW, PLAIN, WALL, brief, date, entry, fetched, head, lines, reading, request, stored
 
@@ -175,6 +184,85 @@ def test_every_part_fits_what_it_says_of_itself(body: list[bytes], first: int, l
         assert fields["Content-Range"] == f"bytes {first}-{end - 1}/{len(whole)}"
     elif reply.status == 416:
         assert first >= len(whole)
+
+
+def test_ours_stands_behind_the_cache_status_of_caches_that_are_farther_away() -> None:
+    """RFC 9211 section 2."""
+    found = entry("Cache-Control: max-age=60", 'ETag: "a"', "Cache-Status: far", "X: 1", "cache-status: near")
+    theirs_then_ours = ["far", "near", "readthrough; hit; ttl=9"]
+    for asked in ((), ('If-None-Match: "a"',), ("Range: bytes=0-1",), ("Range: bytes=99-",)):
+        _, headers = fields_of(served(*asked, found=found))
+        assert [value for name, value in headers if name.lower() == "cache-status"] == theirs_then_ours
+
+
+LARGE: Final = (b"a" * INLINE, b"b" * INLINE, b"c")
+LARGE_ONE: Final = complete(STORED, WHOLE, LARGE, WALL, PLAIN)
+TOTAL: Final = 2 * INLINE + 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "method", "status", "inline", "pieces"),
+    [
+        pytest.param((), "GET", 200, 0, LARGE, id="the whole, in its pieces"),
+        pytest.param((), "HEAD", 200, 0, (), id="nothing of it"),
+        pytest.param(('If-None-Match: "a"',), "GET", 304, 0, (), id="nothing, where the client has it"),
+        pytest.param((f"Range: bytes={TOTAL}-",), "GET", 416, 0, (), id="nothing, behind its end"),
+        pytest.param((f"Range: bytes={INLINE - 1}-{INLINE}",), "GET", 206, 2, (), id="a small part, at once"),
+        pytest.param((f"Range: bytes=0-{INLINE - 1}",), "GET", 206, INLINE, (), id="the largest of small parts"),
+        pytest.param((f"Range: bytes=1-{INLINE + 1}",), "GET", 206, 0, (LARGE[0][1:], b"bb"), id="a part larger still"),
+        pytest.param(("Range: bytes=0-0",), "HEAD", 200, 0, (), id="nothing of a part"),
+    ],
+)
+def test_what_is_sent_of_a_large_body(
+    asked: tuple[str, ...], method: str, status: int, inline: int, pieces: tuple[bytes, ...]
+) -> None:
+    reply = served(*asked, found=LARGE_ONE, method=method)
+    fields = dict(fields_of(reply)[1])
+    assert (reply.status, reply.sent, reply.pieces) == (status, inline, pieces)
+    assert len(sent(reply)) == inline + sum(map(len, pieces))
+    whole_or_part = str({200: TOTAL, 206: len(sent(reply)), 416: 0}.get(status))
+    assert fields.get("Content-Length", "None") == whole_or_part
+
+
+@pytest.mark.parametrize(
+    ("asked", "whole", "condition"),
+    [
+        pytest.param(request(), True, None, id="a GET"),
+        pytest.param(request("Accept: x", "Cookie: a"), True, None, id="whatever it accepts"),
+        pytest.param(request('If-Range: "a"'), True, None, id="If-Range alone asks for nothing"),
+        pytest.param(request(method="HEAD"), False, None, id="a HEAD"),
+        pytest.param(request("Range: bytes=0-1"), False, None, id="a range"),
+        pytest.param(request(f"If-Modified-Since: {date()}"), False, None, id="a date"),
+        pytest.param(request('If-None-Match: "a"'), False, '"a"', id="an entity tag"),
+        pytest.param(request('If-None-Match: "a"', method="HEAD"), False, '"a"', id="of a HEAD"),
+        pytest.param(request('If-None-Match: "a"', "Range: bytes=0-1"), False, None, id="a tag and a range"),
+        pytest.param(request('If-None-Match: "a"', f"If-Modified-Since: {date()}"), False, None, id="a tag and a date"),
+        pytest.param(request("If-None-Match: " + "x" * 5000), False, None, id="a tag without end"),
+    ],
+)
+def test_what_is_known_of_a_request_before_its_entry_is(asked: Request, whole: bool, condition: str | None) -> None:
+    assert (takes_whole(asked), only_condition(asked)) == (whole, condition)
+
+
+@brief
+@given(
+    st.lists(st.sampled_from(['"a"', 'W/"a"', '"b"', "*", "a", '""', "x"]), min_size=1, max_size=3).map(", ".join),
+    st.sampled_from(["ETag: x", 'ETag: "a"', 'ETag: W/"a"', "ETag: *", "X: 1", "ETag:"]),
+    st.sampled_from([200, 203, 404]),
+    st.sampled_from(["GET", "HEAD"]),
+)
+def test_the_short_way_to_a_304_is_taken_where_the_long_one_leads_there_and_to_the_same(
+    tags: str, tagged: str, status: int, method: str
+) -> None:
+    found = stored(
+        fetched(head("Cache-Control: max-age=60", tagged, "Content-Type: a", "Cache-Status: b", status=status))
+    )
+    reply = served(f"If-None-Match: {tags}", found=found, method=method)
+    short = unmodified(found, tags)
+    own = age_line(found, NOW) + field_lines(ACCOUNT)
+    assert (short is None) is (reply.status != 304)
+    if short is not None:
+        assert (short + own, END) == (reply.head, reply.tail)
 
 
 # -- while it arrives

@@ -1,6 +1,7 @@
 """One strict grammar for request heads: what is read, what is refused, and that nothing is read in two ways."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -8,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.rules import wire
 from proxy.rules.hop import REQUEST_KEEP, strip_hop_by_hop
+from proxy.rules.memo import Memo
 from proxy.rules.message import Reason, Request
 from proxy.rules.report import problem
-from proxy.rules.wire import Refused, head_bytes, refuse_early
+from proxy.rules.wire import Refused, Section, head_bytes, parse_request, parse_section, refuse_early
 from tests.rules.build import HOST, attempt, brief, lines, parse, raw_head, refusal, slowness
 
 
@@ -288,6 +291,14 @@ def first_head(raw: bytes) -> bytes:
     return raw[: raw.index(b"\r\n\r\n") + 4]
 
 
+def outcome(read: Callable[[], Request]) -> Request | tuple[int, str]:
+    """What is read, or how it is refused."""
+    try:
+        return read()
+    except Refused as refused:
+        return refused.status, refused.detail
+
+
 @st.composite
 def heads(draw: st.DrawFn) -> bytes:
     """A head up to its first empty line, as likely good as not, with something in it that should not be."""
@@ -328,6 +339,66 @@ def test_what_is_accepted_means_the_same_when_written_again(raw: bytes) -> None:
         again = parse(raw_head(*(f"{name}: {value}" for name, value in got.headers), line=start))
         here = replace(again, keep_alive=got.keep_alive, websocket=got.websocket)  # what is of this connection alone
         assert here == (got if got.length is not None else replace(got, length=0))  # as is the framing
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(raw_head(HOST)[:-2], id="without its empty line"),
+        pytest.param(raw_head(HOST)[:-1], id="without the end of it"),
+        pytest.param(raw_head(HOST)[:-2] + b"X\r\n", id="with nonsense in its place"),
+        pytest.param(raw_head(HOST)[:-2] + b"\n", id="with half of it"),
+        pytest.param(raw_head(HOST).replace(b"\r\n", b"\n"), id="with other ends of lines"),
+        pytest.param(b"GET / HTTP/1.1\r\n", id="its first line alone"),
+        pytest.param(b"GET / HTTP/1.1", id="not even that"),
+        pytest.param(b"", id="nothing"),
+    ],
+)
+def test_a_head_that_is_not_complete_is_not_read(raw: bytes) -> None:
+    assert refusal(raw).status == 400
+
+
+@brief
+@given(st.lists(heads(), min_size=1, max_size=4), st.permutations(["http", "https"] * 2), st.booleans())
+def test_a_section_that_is_remembered_reads_the_same_under_any_request_line(
+    raws: list[bytes], schemes: list[str], trusted: bool
+) -> None:
+    """Three times: what is remembered from the second time on answers the third."""
+    sections: Memo[bytes, Section] = Memo(8)
+    lines_of = [raw.partition(b"\n")[0] + b"\n" for raw in raws]
+    for _ in range(3):
+        for raw, scheme in zip(raws, schemes, strict=False):
+            for line in lines_of:
+                mixed = line + raw.partition(b"\n")[2]
+                read = outcome(lambda: parse_request(mixed, scheme, trusted=trusted, max_headers=9))  # noqa: B023
+                again = outcome(
+                    lambda: parse_request(mixed, scheme, trusted=trusted, max_headers=9, sections=sections)  # noqa: B023
+                )
+                assert read == again
+
+
+def test_a_section_is_read_once_for_many_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[bytes] = []
+
+    def counted(raw: bytes, *, max_headers: int) -> Section:
+        reads.append(raw)
+        return parse_section(raw, max_headers=max_headers)
+
+    monkeypatch.setattr(wire, "parse_section", counted)
+    sections: Memo[bytes, Section] = Memo(8)
+    for number in range(10):
+        raw = raw_head(HOST, "X: 1", line=f"GET /{number} HTTP/1.1")
+        got = parse_request(raw, "http", trusted=False, max_headers=9, sections=sections)
+        assert (got.target, got.fields["x"]) == (f"/{number}", "1")
+    assert len(reads) == 2, "it is kept from the second time on"
+
+
+def test_a_section_that_is_refused_is_not_remembered() -> None:
+    sections: Memo[bytes, Section] = Memo(8)
+    for _ in range(4):
+        with pytest.raises(Refused):
+            parse_request(raw_head(HOST, "A : b"), "http", trusted=False, max_headers=9, sections=sections)
+    assert sections.recent == {}
 
 
 # -- before the head is complete
