@@ -12,13 +12,14 @@ COMPILE := .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-
 	--generate-hashes --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lock clean
+.PHONY: help run test check bench format lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run     serve UPSTREAM=https://… on LISTEN=$(LISTEN); without UPSTREAM, a slow demo API"
 	@echo "make test    every test (ARGS='-k name' for some)"
 	@echo "make check   lint, format, types, import rules"
+	@echo "make bench   measure it beside nginx (needs wrk and nginx; ARGS='--only hit-1k', '--list', '--help')"
 	@echo "make format  put the code in its format"
 	@echo "make lock    the newest dependencies into the lock files"
 	@echo "make clean   remove what the above has made"
@@ -39,6 +40,9 @@ check: .venv/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+bench: .venv/installed
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix-only
