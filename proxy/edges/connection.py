@@ -21,7 +21,7 @@ from proxy.flow.heads import A, Heads
 from proxy.flow.inbound import Inbound
 from proxy.flow.ports import Client, ClientError
 from proxy.rules.limits import Limits
-from proxy.rules.message import Reason, Request
+from proxy.rules.message import Reason
 from proxy.rules.report import TITLES, problem
 from proxy.rules.wire import ChunkedReader, Refused, SizedReader, head_bytes, refuse_early
 
@@ -60,7 +60,6 @@ class _Phase(Enum):
 
 
 _IDLE: Final = _Phase.IDLE  # a global is found faster than an enum's member
-_BUSY: Final = _Phase.BUSY
 
 
 @dataclass(slots=True)
@@ -104,15 +103,49 @@ class Shared(Generic[A]):
 class Connection(asyncio.Protocol, Generic[A]):
     """One client connection; implements `flow.ports.Client` for the exchange it is in."""
 
+    __slots__ = (
+        "_admitted",
+        "_asked",
+        "_asked_for_body",
+        "_buffer",
+        "_chunked_out",
+        "_deadline",
+        "_drained",
+        "_endless",
+        "_eof",
+        "_inbound",
+        "_keep",
+        "_known",
+        "_phase",
+        "_progress",
+        "_progress_at",
+        "_reader",
+        "_reading_paused",
+        "_said",
+        "_said_at",
+        "_scheme",
+        "_shared",
+        "_started",
+        "_task",
+        "_transport",
+        "_writing_paused",
+        "_written",
+        "peer",
+        "refused",
+        "sent",
+        "trusted",
+    )
+
     def __init__(self, shared: Shared[A], scheme: str) -> None:
         self._shared, self._scheme = shared, scheme
         self._buffer = bytearray()
         self._phase, self._deadline = _Phase.IDLE, 0.0
-        self._request: Request | None = None  # of the exchange under way
+        self._asked: A | None = None  # in the exchange under way
         self._inbound: Inbound | None = None
         self._reader: SizedReader | ChunkedReader | None = None  # of that body
         self._task: asyncio.Task[None] | None = None
-        self._started = self._keep = self._http10 = self._chunked_out = self._asked_for_body = False
+        self._keep = True  # until something speaks against it
+        self._started = self._chunked_out = self._asked_for_body = False
         self._reading_paused = self._writing_paused = self._eof = False
         self._drained: asyncio.Future[None] | None = None
         self._written = 0  # bytes handed to the transport
@@ -181,7 +214,7 @@ class Connection(asyncio.Protocol, Generic[A]):
                 inbound.end("the client closed in mid-body")
                 self._refuse_or_abort(Refused(400, Reason.MALFORMED, "The request body is shorter than it says."))
         # TLS has no half-open connections.
-        unanswered = self._request is not None or (self._writing_paused and bool(self._buffer))
+        unanswered = self._asked is not None or (self._writing_paused and bool(self._buffer))
         return unanswered and self._scheme == "http"
 
     def pause_writing(self) -> None:
@@ -199,10 +232,10 @@ class Connection(asyncio.Protocol, Generic[A]):
 
     def _advance(self) -> None:
         """Answer what is complete, in order, as long as nothing has to wait."""
-        while self._buffer and self._request is None and not self._writing_paused and self._phase is not _Phase.LINGER:
+        while self._buffer and self._asked is None and not self._writing_paused and self._phase is not _Phase.LINGER:
             if not self._next_request():
                 break
-        if self._phase is _Phase.LINGER or self._request is not None or self._writing_paused:
+        if self._phase is _Phase.LINGER or self._asked is not None or self._writing_paused:
             return
         if self._eof:
             self._finish_writing()
@@ -235,27 +268,27 @@ class Connection(asyncio.Protocol, Generic[A]):
         return True
 
     def _begin(self, asked: A) -> None:
-        request = asked.request
-        self._request = request
         shared = self._shared
-        self._keep = request.keep_alive and not shared.draining
-        self._http10 = request.http10
-        self._started = False
-        self.sent = 0
-        self._phase = _BUSY
         shared.counters.requests += 1
-        if request.length != 0:
-            self._inbound = Inbound(self.body_wanted, self.flow_inbound)
-            self._reader = ChunkedReader() if request.length is None else SizedReader(request.length)
-            if not self._take_body():
-                return
+        # What is simple and answered at once, as most is, leaves the connection as it found it.
+        if not asked.simple or shared.draining:
+            self._asked, self._phase = asked, _Phase.BUSY
+            request = asked.request
+            self._keep = request.keep_alive
+            if request.length != 0:
+                self._inbound = Inbound(self.body_wanted, self.flow_inbound)
+                self._reader = ChunkedReader() if request.length is None else SizedReader(request.length)
+                if not self._take_body():
+                    return
         try:
             pending = shared.begin(asked, self)
         except Exception:  # noqa: BLE001 - a bug of ours must not leave a client waiting for ever
             _log.exception("a request could not be answered")
+            self._asked = asked
             self._refuse_or_abort(Refused(500, Reason.INTERNAL, ""))
             return
         if pending is not None:
+            self._asked, self._phase, self.sent = asked, _Phase.BUSY, 0
             self._task = shared.spawn(pending, "exchange")
             self._task.add_done_callback(self._exchange_over)
 
@@ -302,8 +335,10 @@ class Connection(asyncio.Protocol, Generic[A]):
         if self._phase is _Phase.TUNNEL:
             return
         self._wait(_Phase.BODY, self._shared.limits.body_timeout)
-        request = self._request
-        if request is not None and request.expects_continue and not self._started and not self._asked_for_body:
+        asked = self._asked
+        if asked is None or self._started or self._asked_for_body:
+            return
+        if asked.request.expects_continue:
             self._asked_for_body = True
             self._put(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -323,24 +358,25 @@ class Connection(asyncio.Protocol, Generic[A]):
     def send(self, head: bytes, tail: bytes, size: int) -> None:
         """A whole answer in one write."""
         self.sent = size
-        if self._keep and self._inbound is None and not self._http10 and not self._shared.draining:
+        asked, shared = self._asked, self._shared
+        if asked is None or (asked.simple and not shared.draining):
             # Nothing to add and nothing to wait for: most answers.
             transport = self._transport
-            if not transport.is_closing():
+            if asked is None or not transport.is_closing():
                 if len(tail) > APART:
                     transport.write(head)
                     transport.write(tail)
                 else:
                     transport.write(head + tail)
                 self._written += len(head) + len(tail)
-            self._request = None
-            self._task = None
-            self._phase = _IDLE
-            self._deadline = self._shared.idle_until
-            if self._reading_paused:
-                self.flow_inbound()
+            self._phase, self._deadline = _IDLE, shared.idle_until
+            if asked is not None:
+                self._asked = self._task = None
+                if self._reading_paused:
+                    self.flow_inbound()
             return
         self._open(head, tail, length=0, close=False)
+        self.sent = size
         self._close_answer()
 
     def start(self, head: bytes, tail: bytes = b"\r\n", *, length: int | None, close: bool = False) -> None:
@@ -348,8 +384,8 @@ class Connection(asyncio.Protocol, Generic[A]):
         self._open(head, tail, length=length, close=close)
 
     def _open(self, head: bytes, tail: bytes, *, length: int | None, close: bool) -> None:
-        request = self._request
-        assert request is not None  # noqa: S101 - exchanges answer once, while they last
+        assert self._asked is not None  # noqa: S101 - exchanges answer once, while they last
+        request = self._asked.request
         bodiless = request.method == "HEAD" or head[9:12] in (b"204", b"304") or head[9:10] == b"1"
         self._chunked_out = length is None and not close and not request.http10 and not bodiless
         if self._inbound is not None and not self._inbound.done:
@@ -360,7 +396,7 @@ class Connection(asyncio.Protocol, Generic[A]):
         if self._keep and request.http10:
             connection = b"Connection: keep-alive\r\n"
         coding = b"Transfer-Encoding: chunked\r\n" if self._chunked_out else b""
-        self._started, self._endless = True, length is None
+        self._started, self._endless, self.sent = True, length is None, 0
         self._put(b"".join((head, coding, connection, tail)))
 
     async def write(self, data: bytes) -> None:
@@ -390,7 +426,8 @@ class Connection(asyncio.Protocol, Generic[A]):
         self._close_answer()
 
     def _close_answer(self) -> None:
-        self._request = self._task = None
+        self._asked = self._task = None
+        self._started = False
         inbound = self._inbound
         self._inbound = self._reader = None
         self._asked_for_body = False
@@ -451,8 +488,8 @@ class Connection(asyncio.Protocol, Generic[A]):
         headers, body = problem(refused.status, refused.reason, refused.detail)
         head = head_bytes(refused.status, TITLES[refused.status], (*headers, *refused.headers, ("Connection", "close")))
         self._shared.counters.refused += 1
-        bodiless = self._request is not None and self._request.method == "HEAD"
-        self._request = None
+        bodiless = self._asked is not None and self._asked.request.method == "HEAD"
+        self._asked = None
         self._put(head + b"\r\n" + (b"" if bodiless else body))
         if self._shared.on_refusal is not None and self._task is None:  # else the exchange notes its end
             self._shared.on_refusal(self.peer, refused.status, refused.reason)
@@ -495,7 +532,7 @@ class Connection(asyncio.Protocol, Generic[A]):
             self._shared.counters.timed_out += 1
             self.abort()
             return
-        if self._eof and self._endless and self._request is not None and self._started:
+        if self._eof and self._endless and self._asked is not None and self._started:
             # Whoever closed its side may still be reading, or may be gone: only a write would tell.
             if self._written != self._said:
                 self._said, self._said_at = self._written, now

@@ -31,7 +31,7 @@ class Exchange:
         self.site = site  # a reload puts another in its place
         self._store, self._log, self._flights = store, log, flights
         self._fill, self._answers, self._clock = fill, answers, clock
-        self._fresh, self._now = store.fresh, clock.now  # bound once: every hit goes through them
+        self._now, self._fresh, self._hit = clock.now, store.fresh, answers.hit  # every request goes through them
         self._relay = Relay(store, log, flights, fill, answers, clock)
 
     def read(self, request: Request) -> Asked:
@@ -46,8 +46,8 @@ class Exchange:
             self._unrouted(asked, client, now)
             return None
         if asked.plain:
-            entry = self._fresh(asked.key, asked.request.fields, now)
-            if entry is not None and self._answers.hit(asked, lane, client, entry, now):
+            entry = self._fresh(asked.key, asked.fields, now)
+            if entry is not None and self._hit(asked, lane, client, entry, now):
                 return None
         visit = self._visit(asked, lane, client, now)
         entry = self._stored(visit)

@@ -149,6 +149,11 @@ class Asked(Protocol):
     logged: bytes  # what the journal has made of it, if it has
 
     @property
+    def simple(self) -> bool:
+        """See `Request.simple`."""
+        ...
+
+    @property
     def request(self) -> Request:
         """As read."""
         ...

@@ -7,7 +7,7 @@ from proxy.flow.breaker import Breaker
 from proxy.flow.ports import Client, Origin
 from proxy.rules.keys import key_of, url_of
 from proxy.rules.lookup import has_credentials, is_plain
-from proxy.rules.message import Reason, Request
+from proxy.rules.message import Fields, Reason, Request
 from proxy.rules.policy import KeyRule, Policy
 from proxy.rules.report import Account
 from proxy.rules.respond import only_condition, takes_whole
@@ -85,7 +85,12 @@ class Asked:
     personal: bool = False
     whole: bool = False
     condition: str | None = None
+    simple: bool = field(init=False)
+    fields: Fields = field(init=False)
     logged: bytes = b""  # made when the first line is written
+
+    def __post_init__(self) -> None:
+        self.simple, self.fields = self.request.simple, self.request.fields
 
 
 def read(site: Site, request: Request) -> Asked:

@@ -121,6 +121,11 @@ class Request:
     websocket: bool
 
     @property
+    def simple(self) -> bool:
+        """Whether it brings no body and leaves its connection as it is."""
+        return self.keep_alive and not self.http10 and self.length == 0
+
+    @property
     def path(self) -> str:
         """The target without its query."""
         return self.target.partition("?")[0]

@@ -89,6 +89,10 @@ class Read:
     request: Request
     logged: bytes = b""
 
+    @property
+    def simple(self) -> bool:
+        return self.request.simple
+
 
 @dataclass(frozen=True, slots=True)
 class Response:

@@ -47,6 +47,21 @@ async def test_a_client_that_says_nothing_is_closed_without_a_word(sent: bytes) 
         assert (here.refusals, here.shared.counters.timed_out) == ([], 0)
 
 
+async def test_a_head_that_came_in_parts_leaves_an_idle_connection_and_no_408() -> None:
+    async with rig() as here:
+        wire = await here.connect()
+        raw = get("/")
+        await wire.send(raw[:20])
+        await until(lambda: here.unread)
+        await wire.send(raw[20:])
+        assert (await wire.response()).status == 200
+        here.sweep(LIMITS.header_timeout + 1)
+        assert here.shared.connections
+        here.sweep(LIMITS.idle_timeout)
+        assert await wire.receive() == b""
+        assert here.refusals == []
+
+
 @pytest.mark.parametrize("before", [b"", get("/before")], ids=["first", "behind"])
 async def test_a_head_that_does_not_become_whole_is_408_however_it_drips(before: bytes) -> None:
     async with rig() as here:

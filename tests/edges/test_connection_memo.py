@@ -265,15 +265,15 @@ async def test_on_a_draining_listener_a_remembered_head_is_the_last_of_its_conne
         assert here.reads == []
 
 
-async def test_a_listener_that_begins_to_drain_while_a_remembered_head_is_answered_says_so() -> None:
+async def test_a_listener_that_begins_to_drain_while_a_remembered_head_waits_for_its_answer_says_so() -> None:
     async with rig() as here:
         wire = await primed(here)
 
-        def begin(request: Request, client: Client) -> Pending | None:
+        async def work(request: Request, client: Client) -> None:
             here.shared.draining = True
-            return echo(request, client)
+            echo(request, client)
 
-        here.begin = begin
+        here.begin = work
         await wire.send(HOT)
         assert (await wire.response()).headers["connection"] == "close"
         assert await wire.closed()

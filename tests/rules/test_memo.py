@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterable
 from typing import Final
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -109,3 +110,33 @@ def test_it_gives_what_was_offered_and_holds_no_more_than_two_generations(keys: 
         assert w.held <= 2 * room
         assert len(w.memo.recent) <= room
         assert len(w.memo._seen) <= 4 * room  # noqa: SLF001 - what a bound is about
+
+
+class Held:
+    """Counts how many of its kind there are."""
+
+    alive = 0
+
+    def __init__(self) -> None:
+        Held.alive += 1
+
+    def __del__(self) -> None:
+        Held.alive -= 1
+
+
+@pytest.mark.parametrize("cleared", [False, True])
+def test_what_is_forgotten_is_freed_a_little_at_a_time(cleared: bool) -> None:
+    """Thousands at once would stop the loop."""
+    room = 100
+    memo: Memo[int, Held] = Memo(room)
+    most = before = 0
+    for key in range(6 * room):
+        if cleared and key == 3 * room:
+            memo.clear()
+        for _ in range(2):
+            memo.offer(key, Held())
+        most = max(most, before - Held.alive)
+        before = Held.alive
+        assert Held.alive <= 3 * room
+    assert most <= 1, "one more came, two went"
+    assert before == Held.alive > 0
