@@ -95,6 +95,7 @@ class App:
         self.exchange = Exchange(self._site(settings), self.memory, self.log, self.flights, fill, answers, self.clock)
         self.shared = Shared(
             Heads(self.exchange.read),
+            self.exchange.hit,
             self.exchange.begin,
             self.background.spawn,
             self.clock.now,

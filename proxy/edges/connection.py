@@ -66,13 +66,15 @@ _IDLE: Final = _Phase.IDLE  # a global is found faster than an enum's member
 class Shared(Generic[A]):
     """What all connections of a process share.
 
-    `heads` reads requests, `begin` answers one or returns the work that will, `spawn` runs that work.
+    `heads` reads requests, `hit` answers a plain one if it can, `begin` answers any or returns the work
+    that will, `spawn` runs that work.
     `admitted` of the `connections` are within the limit. `draining`: every answer says
     `Connection: close`. `idle_until` is when a connection that falls idle now will have been so for
     too long, give or take a sweep.
     """
 
     heads: Heads[A]
+    hit: Callable[[A, Client], bool]
     begin: Callable[[A, Client], Pending | None]
     spawn: Callable[[Pending, str], asyncio.Task[None]]
     now: Callable[[], float]
@@ -270,6 +272,8 @@ class Connection(asyncio.Protocol, Generic[A]):
     def _begin(self, asked: A) -> None:
         shared = self._shared
         shared.counters.requests += 1
+        if asked.plain and not shared.draining and shared.hit(asked, self):
+            return
         # What is simple and answered at once, as most is, leaves the connection as it found it.
         if not asked.simple or shared.draining:
             self._asked, self._phase = asked, _Phase.BUSY
@@ -365,10 +369,11 @@ class Connection(asyncio.Protocol, Generic[A]):
             if asked is None or not transport.is_closing():
                 if len(tail) > APART:
                     transport.write(head)
-                    transport.write(tail)
+                    self._written += len(head)
                 else:
-                    transport.write(head + tail)
-                self._written += len(head) + len(tail)
+                    tail = head + tail
+                transport.write(tail)
+                self._written += len(tail)
             self._phase, self._deadline = _IDLE, shared.idle_until
             if asked is not None:
                 self._asked = self._task = None

@@ -7,13 +7,13 @@ from typing import Any
 
 from proxy.flow.background import Background
 from proxy.flow.ports import Client, ClientError, Clock, Journal, OriginError, Outcome, Tunnel
-from proxy.flow.site import Asked, Lane, Visit
+from proxy.flow.site import Visit
 from proxy.flow.tunnel import carry
 from proxy.rules.admit import INLINE
 from proxy.rules.message import Entry, Fwd, Head, Headers, Reason, Request
 from proxy.rules.ranges import Span
 from proxy.rules.report import TITLES, Account, problem
-from proxy.rules.respond import END, Reply, age_line, from_arrival, from_entry, unmodified
+from proxy.rules.respond import END, Reply, age_line, from_arrival, from_entry
 from proxy.rules.wire import field_lines, head_bytes
 
 Pending = Coroutine[Any, Any, None]
@@ -25,7 +25,7 @@ class Answers:
     def __init__(
         self, clock: Clock, journal: Journal | None, request_ids: Callable[[], str], background: Background
     ) -> None:
-        self._clock, self._journal, self.request_ids, self._background = clock, journal, request_ids, background
+        self._clock, self.journal, self.request_ids, self._background = clock, journal, request_ids, background
 
     async def watch(self, visit: Visit, work: Callable[[], Pending], fwd: Fwd | None) -> None:
         """Do the work for a client that may leave before it is done; then that is noted, once."""
@@ -41,34 +41,6 @@ class Answers:
         refused = visit.client.refused
         status, reason = (499, Reason.CLIENT_GONE) if refused is None else (refused.status, refused.reason)
         self.note(visit, status, Account(reason, fwd=fwd), complete=False)
-
-    def hit(self, asked: Asked, lane: Lane, client: Client, entry: Entry, now: float) -> bool:
-        """Answer a plain request from a fresh entry; False where that takes a closer look.
-
-        This is what most requests come to: nothing is made here but what goes out.
-        """
-        terms = entry.terms
-        if terms.policy != lane.fingerprint or terms.always_validate or (asked.personal and not terms.stated):
-            return False
-        own = lane.hit_lines % (now - entry.born, entry.fresh_until - now)
-        if asked.whole and not entry.pieces:
-            lead, rest = entry.lead, entry.rest
-            client.send(lead + own, rest, len(rest) - entry.head_end)
-            if self._journal is None:
-                return True
-            status = int(lead[9:12])
-        elif asked.condition is not None and (bare := unmodified(entry, asked.condition)) is not None:
-            status = 304
-            client.send(bare + own, END, 0)
-        else:
-            reply = from_entry(asked.request, entry, own)
-            if reply.pieces:
-                return False
-            status = reply.status
-            client.send(reply.head, reply.tail, reply.sent)
-        if self._journal is not None:
-            self._journal.hit(asked, client, lane.route.name, status, self._clock.now() - now)
-        return True
 
     def serve(self, visit: Visit, entry: Entry, account: Account) -> Callable[[], Pending] | None:
         """Answer from an entry: at once, or as work still to do where the body is large."""
@@ -174,10 +146,10 @@ class Answers:
         *,
         complete: bool,
     ) -> None:
-        if self._journal is None:
+        if self.journal is None:
             return
         wall, seconds = self._clock.wall(), self._clock.now() - began
-        self._journal.record(
+        self.journal.record(
             Outcome(wall, client.peer, request, request_id, route, status, account, client.sent, seconds, complete)
         )
 

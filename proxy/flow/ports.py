@@ -154,6 +154,11 @@ class Asked(Protocol):
         ...
 
     @property
+    def plain(self) -> bool:
+        """Simple, and with nothing to decide where what is stored is fresh."""
+        ...
+
+    @property
     def request(self) -> Request:
         """As read."""
         ...

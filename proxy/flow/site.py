@@ -70,8 +70,9 @@ class Asked:
     """A request as the configuration reads it, the same whenever it is asked: nothing of the time, of who
     asks or of what is stored. `lane` None: no route takes it, `allow` names the methods that would.
 
-    `plain`: see `is_plain`; `personal`: only what the upstream itself calls fresh may answer it;
-    `whole`: a 200 answers it as it is stored; `condition`: the entity tags that make it a 304.
+    `simple`: see `Request.simple`; `plain`: that, and see `is_plain`; `personal`: only what the upstream
+    itself calls fresh may answer it; `whole`: a 200 answers it as it is stored; `condition`: the entity
+    tags that make it a 304.
     """
 
     request: Request
@@ -110,7 +111,7 @@ def read(site: Site, request: Request) -> Asked:
         key=key_of(request, url, policy.key),
         url=url,
         tags=tuple([tag.format_map(routed.captures) for tag in policy.tags]),
-        plain=is_plain(request, policy),
+        plain=request.simple and is_plain(request, policy),
         personal=has_credentials(request.fields) and not policy.share_credentials,
         whole=takes_whole(request),
         condition=only_condition(request),

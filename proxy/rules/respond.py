@@ -14,7 +14,6 @@ _NOT_IN_304: Final = frozenset(  # RFC 9110 section 15.4.5
 )
 _CONDITIONS: Final = frozenset({"if-none-match", "if-modified-since", "range"})
 _SHORT: Final = 256  # characters; what is kept by its text must not be long
-_HELD: Final = 8 << 10  # bytes; what is stored in less is a key as it is, its hash being known already
 END: Final = b"\r\n"
 
 
@@ -109,16 +108,12 @@ def _narrowed(request: Request, head: bytes, own: bytes, length: int | None) -> 
             return None
 
 
-def unmodified(entry: Entry, tags: str) -> bytes | None:
-    """The head of a 304 for a plain request that is conditional on If-None-Match alone; None: it has changed."""
-    rest = entry.rest
-    if len(rest) > _HELD:
-        rest = rest[: entry.head_end]
-    return _unmodified(entry.lead, rest, entry.head_end, tags)
-
-
 @lru_cache(maxsize=1024)
-def _unmodified(lead: bytes, rest: bytes, head_end: int, tags: str) -> bytes | None:
+def unmodified(lead: bytes, rest: bytes, head_end: int, tags: str) -> bytes | None:
+    """The head of a 304 for a request that is conditional on If-None-Match alone; None: it has changed.
+
+    Of a large entry leave the body off: what is asked for here is kept for the next time.
+    """
     head = lead + rest[:head_end]
     stated = read_head(head)
     matches = stated.status == 200 and not_modified({"if-none-match": tags}, stated.fields)

@@ -93,6 +93,8 @@ class Read:
     def simple(self) -> bool:
         return self.request.simple
 
+    plain = simple
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -226,6 +228,7 @@ class Rig:
     def __post_init__(self) -> None:
         self.shared: Shared[Read] = Shared(
             Heads(self._read),
+            lambda _asked, _client: False,
             self._begin,
             self.background.spawn,
             self.clock,

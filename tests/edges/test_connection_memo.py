@@ -422,7 +422,8 @@ async def test_a_hit_makes_no_task_no_future_and_no_timer(
         await w.idle()
         w.last.reply(FRESH, 'ETag: "1"', body=b"hello, world")
         await w.idle()
-        shared = Shared(Heads(w.exchange.read), w.exchange.begin, w.background.spawn, FakeClock(), LIMITS)
+        exchange, spawn = w.exchange, w.background.spawn
+        shared = Shared(Heads(exchange.read), exchange.hit, exchange.begin, spawn, FakeClock(), LIMITS)
         here, transport = Connection(shared, "http"), Silent()
         here.connection_made(transport)  # type: ignore[arg-type]
         for _ in range(3):

@@ -9,8 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.edges.memory import Memory
-from proxy.flow.answers import Answers
-from proxy.flow.background import Background
 from proxy.flow.breaker import Breaker
 from proxy.flow.invalidation import Kind
 from proxy.flow.site import Lane, Site, Upstream, read
@@ -22,7 +20,7 @@ from proxy.rules.report import Account
 from proxy.rules.respond import age_line, from_entry
 from proxy.rules.routes import Match, Route
 from proxy.rules.wire import field_lines
-from tests.flow.kit import ETAG, FRESH, PLAIN, STALEABLE, FakeClient, FakeClock, FakeOrigin, World
+from tests.flow.kit import ETAG, FRESH, PLAIN, STALEABLE, FakeClient, FakeOrigin, World
 from tests.rules.build import NOW as AT
 from tests.rules.build import admitted, policies, requests
 
@@ -164,8 +162,10 @@ def test_whatever_is_asked_for_the_short_way_answers_only_what_is_decided_and_as
     if not known.plain or now >= entry.fresh_until:
         return  # Exchange does not even ask
     plan = on_request(asked, entry, policy, now, held=True, roll=1.0)
-    client, answers = Taken(), Answers(FakeClock(), None, lambda: "id", Background())
-    assert answers.hit(known, lane, client, entry, now) is (plan == Serve(entry, Reason.HIT))
+    client, w = Taken(), World(noted=False)
+    w.clock.at = now
+    w.exchange._fresh = lambda *_: entry  # noqa: SLF001 - what a store would find
+    assert w.exchange.hit(known, client) is (plan == Serve(entry, Reason.HIT))
     if isinstance(plan, Serve):
         told = Account(Reason.HIT, ttl=plan.ttl(now)).headers(x_cache=x_cache)
         reply = from_entry(asked, entry, age_line(entry, now) + field_lines(told))
