@@ -274,25 +274,21 @@ class Connection(asyncio.Protocol, Generic[A]):
         shared.counters.requests += 1
         if asked.plain and not shared.draining and shared.hit(asked, self):
             return
-        # What is simple and answered at once, as most is, leaves the connection as it found it.
-        if not asked.simple or shared.draining:
-            self._asked, self._phase = asked, _Phase.BUSY
-            request = asked.request
-            self._keep = request.keep_alive
-            if request.length != 0:
-                self._inbound = Inbound(self.body_wanted, self.flow_inbound)
-                self._reader = ChunkedReader() if request.length is None else SizedReader(request.length)
-                if not self._take_body():
-                    return
+        self._asked, self._phase, self.sent = asked, _Phase.BUSY, 0
+        request = asked.request
+        self._keep = request.keep_alive
+        if request.length != 0:
+            self._inbound = Inbound(self.body_wanted, self.flow_inbound)
+            self._reader = ChunkedReader() if request.length is None else SizedReader(request.length)
+            if not self._take_body():
+                return
         try:
             pending = shared.begin(asked, self)
         except Exception:  # noqa: BLE001 - a bug of ours must not leave a client waiting for ever
             _log.exception("a request could not be answered")
-            self._asked = asked
             self._refuse_or_abort(Refused(500, Reason.INTERNAL, ""))
             return
         if pending is not None:
-            self._asked, self._phase, self.sent = asked, _Phase.BUSY, 0
             self._task = shared.spawn(pending, "exchange")
             self._task.add_done_callback(self._exchange_over)
 
@@ -359,27 +355,20 @@ class Connection(asyncio.Protocol, Generic[A]):
 
     # -- answers out: flow.ports.Client
 
+    def put(self, head: bytes, tail: bytes) -> None:
+        """The whole answer to a plain request: there is nothing to add, to wait for or to reset."""
+        transport = self._transport
+        if len(tail) > APART:
+            transport.write(head)
+            self._written += len(head)
+        else:
+            tail = head + tail
+        transport.write(tail)
+        self._written += len(tail)
+        self._phase, self._deadline = _IDLE, self._shared.idle_until
+
     def send(self, head: bytes, tail: bytes, size: int) -> None:
         """A whole answer in one write."""
-        self.sent = size
-        asked, shared = self._asked, self._shared
-        if asked is None or (asked.simple and not shared.draining):
-            # Nothing to add and nothing to wait for: most answers.
-            transport = self._transport
-            if asked is None or not transport.is_closing():
-                if len(tail) > APART:
-                    transport.write(head)
-                    self._written += len(head)
-                else:
-                    tail = head + tail
-                transport.write(tail)
-                self._written += len(tail)
-            self._phase, self._deadline = _IDLE, shared.idle_until
-            if asked is not None:
-                self._asked = self._task = None
-                if self._reading_paused:
-                    self.flow_inbound()
-            return
         self._open(head, tail, length=0, close=False)
         self.sent = size
         self._close_answer()

@@ -14,7 +14,7 @@ from typing import Final
 
 import orjson
 
-from proxy.flow.ports import Asked, Client, Outcome
+from proxy.flow.ports import Asked, Outcome
 from proxy.rules.message import Reason, Request
 
 CAPACITY: Final = 50_000  # lines waiting to be written; more are dropped and counted
@@ -37,7 +37,7 @@ class AccessLog:
         self._writer = threading.Thread(target=self._write_batches, name="access-log", daemon=True)
         self._writer.start()
 
-    def hit(self, asked: Asked, client: Client, route: str, status: int, seconds: float) -> None:
+    def hit(self, asked: Asked, peer: str, route: str, status: int, sent: int, seconds: float) -> None:
         """Append a request that was answered at once from a fresh entry."""
         said = asked.logged
         if not said:
@@ -46,7 +46,7 @@ class AccessLog:
             asked.logged = said
         self._append(
             b'{"time":"%b","client":"%b",%b,"status":%d,"cache":"hit","reason":"hit","duration_ms":%.3f,"bytes":%d}\n'
-            % (self._stamp(), client.peer.encode(), said, status, seconds * 1000, client.sent)
+            % (self._stamp(), peer.encode(), said, status, seconds * 1000, sent)
         )
 
     def record(self, outcome: Outcome) -> None:

@@ -56,23 +56,23 @@ class Exchange:
         own = lane.hit_lines % (now - entry.born, entry.fresh_until - now)
         lead, rest, end = entry.lead, entry.rest, entry.head_end
         if asked.whole and not entry.pieces:
-            client.send(lead + own, rest, len(rest) - end)
+            client.put(lead + own, rest)
             if self._journal is None:
                 return True
-            status = int(lead[9:12])
+            status, sent = int(lead[9:12]), len(rest) - end
         elif asked.condition is not None and (
             bare := unmodified(lead, rest if len(rest) <= _SMALL else rest[:end], end, asked.condition)
         ):
-            client.send(bare, own + END, 0)
-            status = 304
+            client.put(bare, own + END)
+            status, sent = 304, 0
         else:
             reply = from_entry(asked.request, entry, own)
             if reply.pieces:
                 return False
-            client.send(reply.head, reply.tail, reply.sent)
-            status = reply.status
+            client.put(reply.head, reply.tail)
+            status, sent = reply.status, reply.sent
         if self._journal is not None:
-            self._journal.hit(asked, client, lane.route.name, status, self._now() - now)
+            self._journal.hit(asked, client.peer, lane.route.name, status, sent, self._now() - now)
         return True
 
     def begin(self, asked: Asked, client: Client) -> Pending | None:

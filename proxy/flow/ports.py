@@ -149,13 +149,8 @@ class Asked(Protocol):
     logged: bytes  # what the journal has made of it, if it has
 
     @property
-    def simple(self) -> bool:
-        """See `Request.simple`."""
-        ...
-
-    @property
     def plain(self) -> bool:
-        """Simple, and with nothing to decide where what is stored is fresh."""
+        """Whether there is nothing to decide, of its connection neither, where what is stored is fresh."""
         ...
 
     @property
@@ -187,6 +182,10 @@ class Client(Protocol):
     @property
     def sent(self) -> int:
         """Body bytes of the current answer handed over so far."""
+        ...
+
+    def put(self, head: bytes, tail: bytes) -> None:
+        """The whole answer to a plain request, before anything was begun for it; `tail` holds the body."""
         ...
 
     def send(self, head: bytes, tail: bytes, size: int) -> None:
@@ -244,7 +243,7 @@ class Outcome:
 class Journal(Protocol):
     """Where outcomes are told."""
 
-    def hit(self, asked: Asked, client: Client, route: str, status: int, seconds: float) -> None:
+    def hit(self, asked: Asked, peer: str, route: str, status: int, sent: int, seconds: float) -> None:
         """One request was answered at once from a fresh entry: the same, for the many."""
         ...
 

@@ -70,9 +70,8 @@ class Asked:
     """A request as the configuration reads it, the same whenever it is asked: nothing of the time, of who
     asks or of what is stored. `lane` None: no route takes it, `allow` names the methods that would.
 
-    `simple`: see `Request.simple`; `plain`: that, and see `is_plain`; `personal`: only what the upstream
-    itself calls fresh may answer it; `whole`: a 200 answers it as it is stored; `condition`: the entity
-    tags that make it a 304.
+    `plain`: see `Request.simple` and `is_plain`; `personal`: only what the upstream itself calls fresh may
+    answer it; `whole`: a 200 answers it as it is stored; `condition`: the entity tags that make it a 304.
     """
 
     request: Request
@@ -86,12 +85,11 @@ class Asked:
     personal: bool = False
     whole: bool = False
     condition: str | None = None
-    simple: bool = field(init=False)
     fields: Fields = field(init=False)
     logged: bytes = b""  # made when the first line is written
 
     def __post_init__(self) -> None:
-        self.simple, self.fields = self.request.simple, self.request.fields
+        self.fields = self.request.fields
 
 
 def read(site: Site, request: Request) -> Asked:

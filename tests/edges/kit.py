@@ -90,10 +90,8 @@ class Read:
     logged: bytes = b""
 
     @property
-    def simple(self) -> bool:
+    def plain(self) -> bool:
         return self.request.simple
-
-    plain = simple
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ from proxy.rules.message import Fwd, Reason
 from proxy.rules.report import Account
 from proxy.rules.wire import parse_request
 from tests.edges.kit import PATIENCE, get, turns, until
-from tests.flow.kit import FakeClient
 
 WALL: Final = 1_700_000_000.25
 
@@ -152,23 +151,18 @@ def read(*headers: str, target: str = "/a?b", host: str = "a.test") -> Asked:
     return Asked(replace(request, host=host), Site((), {}), None)
 
 
-class Told(FakeClient):
-    """What the log asks of a client."""
-
-    def __init__(self, peer: str = "192.0.2.7", sent: int = 1234) -> None:
-        super().__init__()
-        self.peer, self.sent = peer, sent
+PEER: Final = "192.0.2.7"
 
 
 async def test_a_hit_has_the_line_of_any_other_exchange() -> None:
     with piped() as here:
-        here.log.hit(read(), Told(), "all", 200, 0.0123456)
+        here.log.hit(read(), PEER, "all", 200, 1234, 0.0123456)
         assert here.lines() == [{name: value for name, value in HIT.items() if name != "request_id"}]
 
 
 async def test_a_hit_is_told_the_id_that_its_client_gave_it() -> None:
     with piped() as here:
-        here.log.hit(read("X-Request-Id: id-1"), Told(), "all", 200, 0.0123456)
+        here.log.hit(read("X-Request-Id: id-1"), PEER, "all", 200, 1234, 0.0123456)
         assert here.lines() == [HIT]
 
 
@@ -207,7 +201,7 @@ def test_a_line_of_a_hit_is_the_line_of_its_outcome(
                     fields={"x-request-id": request_id} if request_id else {},
                 )
                 for _ in range(2):  # what was made for the first line serves the second
-                    one.log.hit(asked, Told(peer, sent), route, status, seconds)
+                    one.log.hit(asked, peer, route, status, sent, seconds)
                     other.log.record(
                         outcome(
                             wall=wall,
@@ -232,7 +226,7 @@ async def test_the_stamps_of_hits_follow_the_clock() -> None:
     at = iter(walls)
     with piped(lambda: next(at)) as here:
         for _ in walls:
-            here.log.hit(read(), Told(), "all", 200, 0.0)
+            here.log.hit(read(), PEER, "all", 200, 1234, 0.0)
         stamps = [line["time"] for line in here.lines()]
     assert [(stamp[:10], stamp[11:23]) for stamp in stamps] == [
         *(("1970-01-01", f"00:00:00.{ms}") for ms in ("000", "000", "000", "001", "999", "999")),
@@ -252,9 +246,9 @@ async def test_many_hits_are_one_timer_and_one_write(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(loop, "call_later", counted)
     with piped() as here:
-        asked, told = read(), Told()
+        asked = read()
         for _ in range(1000):
-            here.log.hit(asked, told, "all", 200, 0.0)
+            here.log.hit(asked, PEER, "all", 200, 1234, 0.0)
         assert len(here.lines()) == 1000
     assert len(timers) == 1
 
@@ -262,9 +256,9 @@ async def test_many_hits_are_one_timer_and_one_write(monkeypatch: pytest.MonkeyP
 async def test_what_a_hit_says_of_its_request_is_made_once() -> None:
     asked = read()
     with piped() as here:
-        here.log.hit(asked, Told(), "all", 200, 0.0)
+        here.log.hit(asked, PEER, "all", 200, 1234, 0.0)
         made = asked.logged
-        here.log.hit(asked, Told(), "all", 200, 0.0)
+        here.log.hit(asked, PEER, "all", 200, 1234, 0.0)
         assert made
         assert asked.logged is made
         assert len(here.lines()) == 2
@@ -274,7 +268,7 @@ async def test_hits_that_find_no_room_are_dropped_and_counted(monkeypatch: pytes
     monkeypatch.setattr(module, "CAPACITY", 10)
     with piped() as here:
         for _ in range(15):
-            here.log.hit(read(), Told(), "all", 200, 0.0)
+            here.log.hit(read(), PEER, "all", 200, 1234, 0.0)
         assert here.log.dropped == 5
         assert len(here.lines()) == 10
 

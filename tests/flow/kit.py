@@ -16,7 +16,7 @@ from proxy.flow.exchange import Exchange
 from proxy.flow.fill import Fill
 from proxy.flow.flights import FlightMemory, Flights
 from proxy.flow.invalidation import InvalidationLog, Kind
-from proxy.flow.ports import Asked, Call, Client, ClientError, OriginError, Outcome, Tunnel
+from proxy.flow.ports import Asked, Call, ClientError, OriginError, Outcome, Tunnel
 from proxy.flow.site import Lane, Site, Upstream
 from proxy.rules.keys import key_of, url_of
 from proxy.rules.message import Entry, Head, Headers, Reason, Request, fold
@@ -231,6 +231,11 @@ class FakeClient:
 
     # -- flow.ports.Client
 
+    def put(self, head: bytes, tail: bytes) -> None:
+        self.got = self._open(head, tail)
+        self.sent = len(self.got)
+        self.done = True
+
     def send(self, head: bytes, tail: bytes, size: int) -> None:
         self.got = self._open(head, tail)
         assert len(self.got) == size
@@ -340,12 +345,13 @@ class World:
         """flow.ports.Journal"""
         self.outcomes.append(outcome)
 
-    def hit(self, asked: Asked, client: Client, route: str, status: int, seconds: float) -> None:
+    def hit(self, asked: Asked, peer: str, route: str, status: int, sent: int, seconds: float) -> None:
         """flow.ports.Journal"""
-        ttl = int(client.fields["cache-status"].rpartition("=")[2]) if isinstance(client, FakeClient) else 0
-        told = Account(Reason.HIT, ttl=ttl)
-        wall, asked_for = self.clock.wall(), asked.request
-        self.outcomes.append(Outcome(wall, client.peer, asked_for, "", route, status, told, client.sent, seconds, True))
+        client = self.clients[-1]
+        assert client.sent == sent
+        told = Account(Reason.HIT, ttl=int(client.how.rpartition("=")[2]))
+        wall, request_ = self.clock.wall(), asked.request
+        self.outcomes.append(Outcome(wall, peer, request_, "", route, status, told, sent, seconds, True))
 
     # -- driving
 

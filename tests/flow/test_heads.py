@@ -16,7 +16,7 @@ class Looked:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.simple = self.plain = request.simple
+        self.plain = request.simple
         self.logged = b""
 
 
