@@ -153,12 +153,18 @@ class App:
         self.settings = fresh
         self.exchange.site = site
         self.memory.resize(fresh.memory_max_size)
+        self.background.spawn(self._shrink(), "shrink")
         self.shared.limits, self.shared.trusted = fresh.limits, fresh.trusted_proxies
         self.shared.heads.forget()
         _log.info("configuration reloaded")
         gone = [self._upstreams.pop(u) for u in set(self._upstreams) - set(fresh.upstreams.values())]
         for upstream in gone:  # nothing is routed to them any more; what is under way may end
             self.background.spawn(upstream.origin.retire(), "retire")
+
+    async def _shrink(self) -> None:
+        while not self.memory.shrink():  # noqa: ASYNC110 - nobody else shrinks it
+            # Others go first: a million entries at once would stop them for seconds.
+            await asyncio.sleep(0)
 
     async def stop(self, rush: asyncio.Event) -> int:
         """Drain and end: 0, or 1 where work had to be cut. `rush` cuts the wait short."""

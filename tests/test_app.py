@@ -395,7 +395,8 @@ async def test_a_reload_with_less_memory_gives_some_back() -> None:
                 await session.get("/kept")
             assert upstream.asked == ["/kept"]
             await app.reload(lambda: replace(configured, memory_max_size=1))
-            assert app.memory.size == 0
+            while app.memory.size:  # noqa: ASYNC110 - it is done when others were
+                await asyncio.sleep(0)
             await session.get("/kept")
             assert upstream.asked == ["/kept", "/kept"]
 

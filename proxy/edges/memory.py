@@ -9,7 +9,6 @@ flag. docs/performance.md has the figures, tests/benchmarks/eviction.py makes th
 
 from array import array
 from collections.abc import Iterator
-from itertools import count
 from typing import Final
 
 from proxy.flow.ports import InvalidationView
@@ -21,7 +20,8 @@ OVERHEAD: Final = 410  # bytes of objects around one entry beside its key, head 
 _PER_TEXT: Final = 120  # bytes of objects around a text that few entries share: a tag, a value varied on
 _PER_PIECE: Final = 64  # and around one of many pieces of a body
 _SHARDS: Final = 256  # one large dictionary would stop the loop each time that it grows
-_MOVES: Final = 32  # entries one eviction spares before it takes the next, wanted or not
+_SPARED: Final = 32  # entries that are spared to make room once, before the next goes, wanted or not
+_SLICE: Final = 1 << 20  # bytes evicted at once when the budget is made smaller
 _GHOST_EVERY: Final = 2048  # bytes of budget for one remembered eviction
 
 
@@ -132,22 +132,23 @@ class Memory:
     def fresh(self, key: str, fields: Fields, now: float) -> Entry | None:
         """The newest variant for such a request, where nothing speaks against it."""
         slot = self._shards[hash(key) % _SHARDS].get(key)
-        while slot is not None:
+        if slot is None:
+            return None
+        entry = slot.entry
+        vary = entry.terms.vary
+        if vary and not selects(vary, fields):
+            slot = _selected(slot.sibling, fields)
+            if slot is None:
+                return None
             entry = slot.entry
-            vary = entry.terms.vary
-            if not vary or selects(vary, fields):
-                if slot.checked != self._log.n or now >= entry.fresh_until:
-                    return None
-                slot.asked = True
-                return entry
-            slot = slot.sibling
-        return None
+        if slot.checked != self._log.n or now >= entry.fresh_until:
+            return None
+        slot.asked = True
+        return entry
 
     def find(self, key: str, request: Request) -> Entry | None:
         """The newest valid variant that the request selects."""
-        slot = self._first(key)
-        while slot is not None and not selects(slot.entry.vary, request.fields):
-            slot = slot.sibling
+        slot = _selected(self._first(key), request.fields)
         if slot is None:
             return None
         if slot.checked != self._log.n:
@@ -169,9 +170,11 @@ class Memory:
         return selecting(request.fields, tuple([name for name, _ in slot.entry.vary])) if slot is not None else ()
 
     def put(self, entry: Entry) -> bool:
-        """Store, making room; False where it is larger than the budget or the log has overtaken it."""
+        """Store, making room; False where it is larger than the budget, the log has overtaken it, or what is stored
+        is just being shrunk.
+        """
         cost = cost_of(entry)
-        if cost > self.budget or self._log.overtaken(entry, entry.seq):
+        if cost > self.budget or self.size > self.budget or self._log.overtaken(entry, entry.seq):
             return False
         asked, queue = False, self._young
         old = self._slot(entry)
@@ -182,8 +185,7 @@ class Memory:
             self._remove(old)
         elif self._missed(_mark(entry), cost):
             queue = self._main
-        while self.size + cost > self.budget:
-            self._evict()
+        self._make_room(self.budget - cost)
         slot = _Slot(entry, self._log.n)
         slot.asked = asked
         queue.push(slot, cost)
@@ -197,11 +199,15 @@ class Memory:
             self._remove(slot)
 
     def resize(self, budget: int) -> None:
-        """Change the budget, evicting down to it."""
-        self._young.ghosts, self._main.ghosts = _Ghosts(budget), _Ghosts(budget)
-        self.budget, self._target = budget, budget // 10
-        while self.size > self.budget:
-            self._evict()
+        """Change the budget. Where that is less than what is stored `shrink` has to follow."""
+        if budget != self.budget:
+            self._young.ghosts, self._main.ghosts = _Ghosts(budget), _Ghosts(budget)
+            self.budget, self._target = budget, budget // 10
+
+    def shrink(self) -> bool:
+        """Evict a little of what is above the budget; True where nothing more is."""
+        self._make_room(max(self.budget, self.size - _SLICE))
+        return self.size <= self.budget
 
     def _first(self, key: str) -> _Slot | None:
         return self._shards[hash(key) % _SHARDS].get(key)
@@ -241,22 +247,24 @@ class Memory:
             return False
         return True
 
-    def _evict(self) -> None:
-        """Remove one entry."""
+    def _make_room(self, limit: int) -> None:
+        """Evict until what is stored is within the limit."""
         young, main = self._young, self._main
-        for moves in count():
+        spared = 0
+        while self.size > limit:
             queue = young if young.count and (young.size > self._target or not main.count) else main
             slot = queue.oldest
             assert slot is not None, "a budget overdrawn with nothing stored"  # noqa: S101 - a bug of ours
-            if not slot.asked or moves == _MOVES:
+            if not slot.asked or spared == _SPARED:
                 queue.ghosts.add(_mark(slot.entry))
                 self.evictions += 1
                 self._remove(slot)
-                return
-            slot.asked = False
-            cost = cost_of(slot.entry)
-            queue.remove(slot, cost)
-            main.push(slot, cost)
+            else:
+                spared += 1
+                slot.asked = False
+                cost = cost_of(slot.entry)
+                queue.remove(slot, cost)
+                main.push(slot, cost)
 
     def _remove(self, slot: _Slot) -> None:
         entry = slot.entry
@@ -286,6 +294,20 @@ def cost_of(entry: Entry) -> int:
 
 def _mark(entry: Entry) -> int:
     return hash((entry.key, entry.vary)) if entry.vary else hash(entry.key)
+
+
+def _selected(slot: _Slot | None, fields: Fields) -> _Slot | None:
+    """The first of these that a request with such fields selects. Its fields are read once for all of them."""
+    read: dict[tuple[str, ...], Headers] = {}
+    while slot is not None:
+        vary = slot.entry.terms.vary
+        names = tuple([name for name, _ in vary])
+        if names not in read:
+            read[names] = selecting(fields, names)
+        if read[names] == vary:
+            break
+        slot = slot.sibling
+    return slot
 
 
 def _siblings(slot: _Slot | None) -> Iterator[_Slot]:

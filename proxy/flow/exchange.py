@@ -15,7 +15,7 @@ from proxy.rules.message import Entry, Reason, Request
 from proxy.rules.report import Account
 from proxy.rules.respond import END, from_entry, unmodified
 
-_SMALL: Final = 8 << 10  # bytes; the 304 of an entry is remembered by all that is stored of it, or by its head
+_SMALL: Final = 4 << 10  # bytes; the 304 of an entry is remembered by all that is stored of it, or by its head
 
 
 class Exchange:
@@ -60,8 +60,10 @@ class Exchange:
             if self._journal is None:
                 return True
             status, sent = int(lead[9:12]), len(rest) - end
-        elif asked.condition is not None and (
-            bare := unmodified(lead, rest if len(rest) <= _SMALL else rest[:end], end, asked.condition)
+        elif (
+            asked.condition is not None
+            and end <= _SMALL
+            and (bare := unmodified(lead, rest if len(rest) <= _SMALL else rest[:end], end, asked.condition))
         ):
             client.put(bare, own + END)
             status, sent = 304, 0

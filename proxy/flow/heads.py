@@ -1,6 +1,7 @@
 """Request heads that were read before: most clients send the same bytes again and again."""
 
 from collections.abc import Callable
+from sys import getrefcount
 from typing import Final, Generic, TypeVar
 
 from proxy.flow.ports import Asked
@@ -11,8 +12,12 @@ from proxy.rules.wire import Section, parse_request
 
 A = TypeVar("A", bound=Asked)
 
-REMEMBERED: Final = 8192  # heads of one kind of connection that are kept, per generation
+HEADS: Final = 16 << 20  # bytes of heads of one kind of connection that are kept, per generation
+SECTIONS: Final = 4 << 20  # bytes of field lines alike
 LONG: Final = 2048  # bytes; heads longer than that are read every time
+_PER_HEAD: Final = 800  # bytes of objects around what is known of one head
+_PER_FIELD: Final = 350  # and around one of its fields
+_MANY: Final = 8  # heads with the same fields, from which on each weighs no more than its own
 
 
 class Heads(Generic[A]):
@@ -21,11 +26,14 @@ class Heads(Generic[A]):
     def __init__(self, look: Callable[[Request], A]) -> None:
         self._look = look
         self._known: dict[tuple[str, bool], Memo[bytes, A]] = {}
-        self._sections: Memo[bytes, Section] = Memo(REMEMBERED // 8)  # fields alike, under many targets
+        self._sections: Memo[bytes, Section] = Memo(SECTIONS, _weight_of_section)
 
     def known(self, scheme: str, *, trusted: bool) -> Memo[bytes, A]:
         """What was read on connections of one kind: how a head is read depends on nothing else."""
-        return self._known.setdefault((scheme, trusted), Memo(REMEMBERED))
+        kind = scheme, trusted
+        if kind not in self._known:
+            self._known[kind] = Memo(HEADS, _weight_of_head)
+        return self._known[kind]
 
     def read(self, raw: bytes, scheme: str, *, trusted: bool, limits: Limits) -> A:
         """One complete head. Raises Refused."""
@@ -46,3 +54,13 @@ class Heads(Generic[A]):
         for known in self._known.values():
             known.clear()
         self._sections.clear()
+
+
+def _weight_of_head(raw: bytes, asked: Asked) -> int:
+    headers = asked.request.headers
+    fields = 0 if getrefcount(headers) > _MANY else _PER_FIELD * len(headers)
+    return 2 * len(raw) + _PER_HEAD + fields
+
+
+def _weight_of_section(raw: bytes, section: Section) -> int:
+    return 2 * len(raw) + _PER_FIELD * len(section.headers)

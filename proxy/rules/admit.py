@@ -14,7 +14,7 @@ from proxy.rules.fields import (
 )
 from proxy.rules.freshness import Freshness, Source, freshness, initial_age
 from proxy.rules.lookup import has_credentials, on_failure
-from proxy.rules.message import Entry, Fields, Head, Headers, Reason, Request, Terms, fold, held_once
+from proxy.rules.message import Entry, Fields, Head, Headers, Reason, Request, Terms, fold, held_once, shared
 from proxy.rules.policy import Policy
 from proxy.rules.wire import field_lines, head_bytes
 
@@ -122,7 +122,7 @@ def _freshen(got: Fetched, policy: Policy, stored: Entry) -> Freshen:
     entry = stored
     if isinstance(verdict, Store):
         terms = replace(verdict.entry.terms, vary=stored.vary, fetch_seconds=stored.terms.fetch_seconds)
-        entry = replace(verdict.entry, terms=held_once(terms))
+        entry = replace(verdict.entry, terms=shared(terms))
     return Freshen(complete(entry, head, stored.body, got.wall, policy), keep=isinstance(verdict, Store))
 
 
@@ -212,7 +212,7 @@ def _draft(got: Fetched, head: Head, life: Freshness, age: float, left: float) -
     )
     return Entry(
         key=got.key,
-        terms=held_once(terms),
+        terms=shared(terms),
         lead=b"",
         rest=b"",
         head_end=0,
@@ -235,7 +235,7 @@ def complete(entry: Entry, head: Head, body: Sequence[bytes], wall: float, polic
     aside = () if policy.forward_tags else tuple([(n, v) for n, v in head.headers if n.lower() in _TAG_FIELDS])
     return replace(
         entry,
-        terms=held_once(replace(entry.terms, aside=aside)) if aside != entry.terms.aside else entry.terms,
+        terms=shared(replace(entry.terms, aside=aside)) if aside != entry.terms.aside else entry.terms,
         lead=lead if above else held_once(lead),
         rest=b"".join((fields, *body)) if length <= INLINE else fields,
         head_end=held_once(len(fields)),

@@ -5,7 +5,7 @@ from enum import Enum, auto, unique
 from typing import Final
 
 from proxy.rules.fields import Directives, age_of, http_date, seconds
-from proxy.rules.message import Entry, Fields, Head, held_once
+from proxy.rules.message import Entry, Fields, Head, shared
 from proxy.rules.policy import Policy
 
 # RFC 9110 section 15.1. 206 is left out: only wholes are stored.
@@ -136,4 +136,4 @@ def distrust(entry: Entry) -> Entry:
     terms = replace(
         entry.terms, stale_window=0.0, error_window=0.0, lost_window=0.0, always_validate=True, never_stale=True
     )
-    return replace(entry, terms=held_once(terms), fresh_until=entry.stored_at)
+    return replace(entry, terms=shared(terms), fresh_until=entry.stored_at)

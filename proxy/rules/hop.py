@@ -93,16 +93,25 @@ RESPONSE_KEEP: Final = _REPRESENTATION | {
 """What a response's `Connection` can never name away: what it is, who may keep it, and how long."""
 
 
+_USUAL: Final = 64  # characters; what clients choose is kept only where it is short
+
+
 def strip_hop_by_hop(headers: Headers, never: frozenset[str]) -> Headers:
     """The fields to forward, in their order and spelling, without those that `dropped_names` names."""
     dropped = dropped_names(",".join([value for name, value in headers if name.lower() == "connection"]), never)
     return tuple([field for field in headers if field[0].lower() not in dropped])
 
 
-@lru_cache(maxsize=256)
 def dropped_names(connection: str, never: frozenset[str]) -> frozenset[str]:
     """The lower-case names of fields that go no further: the hop-by-hop ones and those named in `Connection`,
     but for the names in `never`: a sender must not be able to make a proxy lose what a message's meaning hangs on.
     """
+    return _usual(connection, never) if len(connection) <= _USUAL else _dropped(connection, never)
+
+
+def _dropped(connection: str, never: frozenset[str]) -> frozenset[str]:
     named = {option.strip(" \t").lower() for option in connection.split(",")}
     return frozenset((named - never) | _HOP_BY_HOP)
+
+
+_usual = lru_cache(maxsize=64)(_dropped)

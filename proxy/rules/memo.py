@@ -1,26 +1,29 @@
 """Remembering results in bounded room, so that what is asked for again and again is worked out once."""
 
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
 
+MARKS: Final = 16_384  # keys that appeared once and are known by their hash alone
+
 
 class Memo(Generic[K, V]):
-    """Results by key: at most twice `room` of them, in two generations, and what is being freed.
+    """Results by key, in two generations of `room` each, by what `weigh` says of them.
 
     A key is kept from its second appearance on, so a flood of keys that never come again takes no
     room; and what is asked for while a generation fills moves on to the next.
     """
 
-    __slots__ = ("_former", "_gone", "_room", "_seen", "recent")
+    __slots__ = ("_former", "_gone", "_room", "_seen", "_weigh", "_weight", "recent")
 
-    def __init__(self, room: int) -> None:
-        self._room = room
+    def __init__(self, room: int, weigh: Callable[[K, V], int]) -> None:
+        self._room, self._weigh, self._weight = room, weigh, 0
         self.recent: dict[K, V] = {}  # asked directly by who is in a hurry
         self._former: dict[K, V] = {}
         self._gone: list[dict[K, V]] = []  # no longer asked; thousands freed at once would stop the loop
-        self._seen: set[int] = set()  # hashes of keys that appeared once
+        self._seen: set[int] = set()
 
     def get(self, key: K) -> V | None:
         """What was kept, if it was."""
@@ -35,21 +38,23 @@ class Memo(Generic[K, V]):
         if mark in self._seen:
             self._keep(key, value)
         else:
-            if len(self._seen) >= 4 * self._room:
+            if len(self._seen) >= MARKS:
                 self._seen.clear()
             self._seen.add(mark)
 
     def clear(self) -> None:
         """Forget everything."""
         self._gone += [self.recent, self._former]
-        self.recent, self._former = {}, {}
+        self.recent, self._former, self._weight = {}, {}, 0
         self._seen.clear()
 
     def _keep(self, key: K, value: V) -> None:
-        if len(self.recent) >= self._room:
+        weight = self._weigh(key, value)
+        if self._weight + weight > self._room:
             self._gone.append(self._former)
-            self._former, self.recent = self.recent, {}
+            self._former, self.recent, self._weight = self.recent, {}, 0
         self.recent[key] = value
+        self._weight += weight
         for _ in range(2):
             if self._gone:
                 self._free_one()

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum, unique
 from functools import lru_cache
-from typing import TypeVar
+from typing import Final, TypeVar
 
 Headers = tuple[tuple[str, str], ...]
 Fields = Mapping[str, str]
@@ -142,13 +142,20 @@ class Head:
     http10: bool = False
 
 
-@lru_cache(maxsize=1024)
 def read_head(head: bytes) -> Head:
     """A head as it is stored, taken apart: lines that we have written ourselves."""
+    return _read_usual(head) if len(head) <= _USUAL else _read(head)
+
+
+def _read(head: bytes) -> Head:
     line, *fields = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
     _, status, reason = line.split(" ", 2)
     headers = tuple([(name, value) for name, _, value in [field.partition(": ") for field in fields]])
     return Head(int(status), reason, headers, fold(headers))
+
+
+_USUAL: Final = 2048  # bytes; what others choose is kept only where it is short
+_read_usual = lru_cache(maxsize=1024)(_read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +184,12 @@ class Terms:
 def held_once(value: T) -> T:
     """The equal value that is held already, where it is one of those in frequent use."""
     return value
+
+
+def shared(terms: Terms) -> Terms:
+    """The terms as other entries hold them. Long texts are nobody else's, and must not be held for longer."""
+    texts = sum([len(value) for _, value in (*terms.vary, *terms.aside)]) + sum(map(len, terms.tags))
+    return held_once(terms) if texts <= 256 else terms
 
 
 @dataclass(frozen=True, slots=True)

@@ -442,17 +442,68 @@ def test_where_everything_was_asked_for_one_still_goes() -> None:
     assert store.count == 3
 
 
-def test_a_smaller_budget_is_kept_at_once_and_a_larger_one_used() -> None:
+def shrunk(store: Memory, budget: int) -> None:
+    """Resize to the end."""
+    store.resize(budget)
+    while not store.shrink():
+        pass
+
+
+def test_a_much_smaller_budget_is_reached_in_small_steps_and_nothing_stored_meanwhile() -> None:
+    store = memory(1 << 26)
+    for number in range(10_000):
+        store.put(entry(f"http://h/{number}"))
+    before, steps = store.count, 0
+    store.resize(1 << 20)
+    while not store.shrink():
+        assert not store.put(entry("http://h/new"))
+        assert before - store.count < 1000
+        before = store.count
+        steps += 1
+    assert steps > 5
+    assert store.size <= 1 << 20
+    assert store.put(entry("http://h/new"))
+
+
+def test_the_same_budget_again_forgets_nothing_of_what_was_learnt() -> None:
+    store = memory()
+    ghosts = store._young.ghosts  # noqa: SLF001 - nothing else tells soon
+    store.resize(store.budget)
+    assert store._young.ghosts is ghosts  # noqa: SLF001
+
+
+def test_a_large_entry_finds_room_among_many_that_were_asked_for_without_a_long_walk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = memory(1 << 23)
+    number = 0
+    while store.size + 2 * UNIT < store.budget:
+        store.put(entry(f"http://h/{number}"))
+        number += 1
+    found(store, [f"http://h/{n}" for n in range(number)])
+    looked = 0
+
+    def counted(subject: Entry) -> int:
+        nonlocal looked
+        looked += 1
+        return cost_of(subject)
+
+    monkeypatch.setattr(module, "cost_of", counted)
+    assert store.put(entry("http://h/large", size=1 << 22))
+    assert looked < 2 * (number - store.count)
+
+
+def test_a_smaller_budget_is_kept_and_a_larger_one_used() -> None:
     store = memory(5 * UNIT)
     for key in "abcde":
         store.put(entry(key))
-    store.resize(2 * UNIT)
+    shrunk(store, 2 * UNIT)
     assert (store.count, found(store, "abcde")) == (2, ["d", "e"])
     store.resize(3 * UNIT)
     store.put(entry("f"))
     assert store.count == 3
     for _ in range(2):
-        store.resize(0)
+        shrunk(store, 0)
         assert (store.count, store.size) == (0, 0)
         assert not store.put(entry("g"))
     store.resize(3 * UNIT)
@@ -550,7 +601,7 @@ class Budget(RuleBasedStateMachine):
 
     @rule(units=st.integers(0, 12))
     def resize(self, units: int) -> None:
-        self.memory.resize(units * UNIT)
+        shrunk(self.memory, units * UNIT)
 
     @invariant()
     def sound(self) -> None:

@@ -1,8 +1,11 @@
 """Heads that were read before: what is kept, for whom, and how much of it."""
 
+import tracemalloc
+
 import pytest
 
-from proxy.flow.heads import LONG, REMEMBERED, Heads
+from proxy.flow import heads as module
+from proxy.flow.heads import HEADS, LONG, Heads
 from proxy.rules.limits import Limits
 from proxy.rules.message import Request
 from proxy.rules.wire import Refused
@@ -100,6 +103,28 @@ def test_a_flood_of_heads_that_never_come_again_keeps_none_of_them_and_pushes_no
     read, hot = Read(), raw_head(HOST)
     for _ in range(2):
         read(hot)
-    for number in range(3 * REMEMBERED):
+    for number in range(20_000):
         read(raw_head(HOST, line=f"GET /{number} HTTP/1.1"))
     assert list(read.heads.known("http", trusted=False).recent) == [hot]
+
+
+@pytest.mark.parametrize("targets", [1, 9], ids=["fields of their own", "fields of a few"])
+def test_what_is_kept_of_heads_weighs_what_it_is_said_to(targets: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever clients send: many short fields are the worst, and new ones for every head or every few."""
+    room = HEADS // 16
+    monkeypatch.setattr(module, "HEADS", room)
+    monkeypatch.setattr(module, "SECTIONS", room // 4)
+    read, limits = Read(), Limits(max_headers=100)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(1500):
+            fields = [f"{number}-{field}: {field}" for field in range(90)]
+            for target in range(targets):
+                raw = raw_head(HOST, *fields, line=f"GET /{target} HTTP/1.1")
+                for _ in range(3):
+                    read(raw, limits=limits)
+        kept = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert room < kept < 3.5 * room, "two generations, a third being freed, and the sections"

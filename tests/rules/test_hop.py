@@ -2,6 +2,7 @@
 
 import pytest
 
+from proxy.rules import hop
 from proxy.rules.hop import REQUEST_KEEP, RESPONSE_KEEP, strip_hop_by_hop
 from proxy.rules.message import Headers
 
@@ -89,3 +90,12 @@ def test_a_responses_connection_field_cannot_remove(name: str) -> None:
 def test_keeping_a_name_does_not_keep_a_hop_by_hop_field() -> None:
     sent = (("Connection", "keep-alive"), ("Keep-Alive", "timeout=5"))
     assert strip_hop_by_hop(sent, frozenset({"connection", "keep-alive"})) == ()
+
+
+def test_long_connection_fields_are_kept_by_nobody() -> None:
+    """A client chooses them: what is remembered of them must not grow with them."""
+    before = hop._usual.cache_info().currsize  # noqa: SLF001 - nothing else tells
+    for number in range(100):
+        named = ",".join(f"x-{number}-{name}" for name in range(100))
+        assert hop.dropped_names(named, REQUEST_KEEP) >= {f"x-{number}-99", "connection"}
+    assert hop._usual.cache_info().currsize == before  # noqa: SLF001

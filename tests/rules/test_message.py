@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.rules.admit import INLINE, complete
-from proxy.rules.message import Entry, Fwd, Head, Headers, Reason, fold
+from proxy.rules.message import Entry, Fwd, Head, Headers, Reason, Terms, fold, read_head, shared
 from proxy.rules.policy import Policy
 from tests.rules.build import BODY, PLAIN, WALL, bare, brief, date, head, lines, request
 
@@ -179,3 +179,21 @@ def test_tags_are_kept_from_clients(policy: Policy, aside: Headers) -> None:
     kept = admitted(head("Surrogate-Key: a b", "X: 1", "cache-tag: c"), policy=policy)
     assert kept.terms.aside == aside
     assert ("surrogate-key" in kept.head.fields) is (not aside)
+
+
+@pytest.mark.parametrize("length", [10, 300])
+def test_only_short_terms_are_held_for_others(length: int) -> None:
+    """Long ones hold what one client or one answer brought, and must go with it."""
+
+    def made() -> Terms:
+        vary = (("x", "v" * length),)
+        return Terms(vary, (), (), "epoch", "policy", 0.0, 0.0, 0.0, False, False, True, 0.1)
+
+    assert (shared(made()) is shared(made())) is (length == 10)
+    assert shared(made()) == made()
+
+
+def test_long_heads_are_taken_apart_each_time() -> None:
+    heads = [b"HTTP/1.1 200 OK\r\nX: " + b"v" * length + b"\r\n\r\n" for length in (10, 3000)]
+    assert [read_head(head) is read_head(head) for head in heads] == [True, False]
+    assert [len(read_head(head).fields["x"]) for head in heads] == [10, 3000]

@@ -258,7 +258,7 @@ def test_the_short_way_to_a_304_is_taken_where_the_long_one_leads_there_and_to_t
         fetched(head("Cache-Control: max-age=60", tagged, "Content-Type: a", "Cache-Status: b", status=status))
     )
     reply = served(f"If-None-Match: {tags}", found=found, method=method)
-    short = unmodified(found, tags)
+    short = unmodified(found.lead, found.rest, found.head_end, tags)
     own = age_line(found, NOW) + field_lines(ACCOUNT)
     assert (short is None) is (reply.status != 304)
     if short is not None:

@@ -364,7 +364,7 @@ def test_a_section_that_is_remembered_reads_the_same_under_any_request_line(
     raws: list[bytes], schemes: list[str], trusted: bool
 ) -> None:
     """Three times: what is remembered from the second time on answers the third."""
-    sections: Memo[bytes, Section] = Memo(8)
+    sections: Memo[bytes, Section] = Memo(8, lambda *_: 1)
     lines_of = [raw.partition(b"\n")[0] + b"\n" for raw in raws]
     for _ in range(3):
         for raw, scheme in zip(raws, schemes, strict=False):
@@ -385,7 +385,7 @@ def test_a_section_is_read_once_for_many_targets(monkeypatch: pytest.MonkeyPatch
         return parse_section(raw, max_headers=max_headers)
 
     monkeypatch.setattr(wire, "parse_section", counted)
-    sections: Memo[bytes, Section] = Memo(8)
+    sections: Memo[bytes, Section] = Memo(8, lambda *_: 1)
     for number in range(10):
         raw = raw_head(HOST, "X: 1", line=f"GET /{number} HTTP/1.1")
         got = parse_request(raw, "http", trusted=False, max_headers=9, sections=sections)
@@ -394,7 +394,7 @@ def test_a_section_is_read_once_for_many_targets(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_section_that_is_refused_is_not_remembered() -> None:
-    sections: Memo[bytes, Section] = Memo(8)
+    sections: Memo[bytes, Section] = Memo(8, lambda *_: 1)
     for _ in range(4):
         with pytest.raises(Refused):
             parse_request(raw_head(HOST, "A : b"), "http", trusted=False, max_headers=9, sections=sections)
