@@ -215,6 +215,8 @@ class Connection(asyncio.Protocol, Generic[A]):
             else:
                 inbound.end("the client closed in mid-body")
                 self._refuse_or_abort(Refused(400, Reason.MALFORMED, "The request body is shorter than it says."))
+        if inbound is None:
+            self._advance()  # an answer may be complete whose work has not been seen to end
         # TLS has no half-open connections.
         unanswered = self._asked is not None or (self._writing_paused and bool(self._buffer))
         return unanswered and self._scheme == "http"
@@ -272,17 +274,17 @@ class Connection(asyncio.Protocol, Generic[A]):
     def _begin(self, asked: A) -> None:
         shared = self._shared
         shared.counters.requests += 1
-        if asked.plain and not shared.draining and shared.hit(asked, self):
-            return
-        self._asked, self._phase, self.sent = asked, _Phase.BUSY, 0
-        request = asked.request
-        self._keep = request.keep_alive
-        if request.length != 0:
-            self._inbound = Inbound(self.body_wanted, self.flow_inbound)
-            self._reader = ChunkedReader() if request.length is None else SizedReader(request.length)
-            if not self._take_body():
-                return
         try:
+            if asked.plain and not shared.draining and shared.hit(asked, self):
+                return
+            self._asked, self._phase, self.sent = asked, _Phase.BUSY, 0
+            request = asked.request
+            self._keep = request.keep_alive
+            if request.length != 0:
+                self._inbound = Inbound(self.body_wanted, self.flow_inbound)
+                self._reader = ChunkedReader() if request.length is None else SizedReader(request.length)
+                if not self._take_body():
+                    return
             pending = shared.begin(asked, self)
         except Exception:  # noqa: BLE001 - a bug of ours must not leave a client waiting for ever
             _log.exception("a request could not be answered")
@@ -452,6 +454,7 @@ class Connection(asyncio.Protocol, Generic[A]):
     def upgrade(self, head: bytes) -> AsyncIterator[bytes]:
         """Answer 101; what the client sends from here on is not HTTP."""
         self._keep, self._started, self._phase = False, True, _Phase.TUNNEL
+        self._chunked_out = self._endless = False  # left from the answer before
         self._reader = None
         self._inbound = Inbound(self.body_wanted, self.flow_inbound)
         self._put(head + b"\r\n")

@@ -7,6 +7,7 @@ a thread, which is the one that waits when the pipe behind standard output is fu
 import asyncio
 import os
 import queue
+import select
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ import orjson
 from proxy.flow.ports import Asked, Outcome
 from proxy.rules.message import Reason, Request
 
-CAPACITY: Final = 50_000  # lines waiting to be written; more are dropped and counted
+CAPACITY: Final = 16 << 20  # bytes waiting to be written; lines beyond are dropped and counted
 INTERVAL: Final = 0.1  # seconds between batches
 
 
@@ -30,7 +31,8 @@ class AccessLog:
         self.dropped = self.lost = 0
         self._descriptor, self._wall = descriptor, wall
         self._lines: list[bytes] = []
-        self._taken = self._done = 0  # the loop raises the one, the thread the other: no lock
+        self._taken = self._done = 0  # bytes; the loop raises the one, the thread the other: no lock
+        self._torn = False  # what was written last ends within a line
         self._batches: queue.SimpleQueue[list[bytes] | None] = queue.SimpleQueue()
         self._timer: asyncio.TimerHandle | None = None
         self._stamped = -1, b""  # the last millisecond that was written out
@@ -91,7 +93,7 @@ class AccessLog:
         if self._taken - self._done >= CAPACITY:
             self.dropped += 1
             return
-        self._taken += 1
+        self._taken += len(line)
         self._lines.append(line)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._hand_over)
@@ -103,13 +105,22 @@ class AccessLog:
 
     def _write_batches(self) -> None:
         while (batch := self._batches.get()) is not None:
-            data = memoryview(b"".join(batch))
+            data = b"".join(batch)
+            self._write(b"\n" + data if self._torn else data)
+            self._done += len(data)
+
+    def _write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
             try:
-                while data:
-                    data = data[os.write(self._descriptor, data) :]
-            except OSError:  # the reader of the log is gone
-                self.lost += len(batch)
-            self._done += len(batch)
+                left = left[os.write(self._descriptor, left) :]
+            except BlockingIOError:  # somebody else's flag on a pipe that we share
+                select.select([], [self._descriptor], [])
+            except OSError:  # the reader of the log is gone, or the disk is full
+                self.lost += bytes(left).count(b"\n")
+                self._torn = self._torn if len(left) == len(data) else data[-len(left) - 1] != ord("\n")
+                return
+        self._torn = False
 
     def close(self) -> None:
         """Write what is left; waits at most a second for a reader that does not read."""

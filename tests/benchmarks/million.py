@@ -34,10 +34,10 @@ from proxy.rules.message import read_head
 from proxy.rules.wire import parse_request
 from tests.benchmarks import load, upstream
 from tests.benchmarks.cases import Traffic
-from tests.benchmarks.machine import Machine, Missing, memory_directory
+from tests.benchmarks.machine import Machine, Missing, memory_directory, ran
 from tests.benchmarks.report import ratio, table
 from tests.benchmarks.servers import Api, asked, started_upstream
-from tests.benchmarks.watch import Watch, alone
+from tests.benchmarks.watch import alone
 from tests.benchmarks.wire import HOST, ask, request
 from tests.e2e.process import ROOT, free_port
 
@@ -60,7 +60,6 @@ end
 
 
 def resident(pid: int) -> int:
-    """Bytes of a process that are in memory now."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:"))
 
@@ -160,18 +159,16 @@ class Child:
         spawn, arguments = multiprocessing.get_context("spawn"), (core, theirs, self.port, api, budget)
         process = spawn.Process(target=child, args=arguments, daemon=True)
         process.start()
+        theirs.close()  # so that the end of the process is noticed
         self.pid = process.pid or 0
 
     def tell(self, order: str | int) -> dict[str, float]:
-        """Its state when that is done."""
         self._orders.send(order)
         return dict(self._orders.recv())
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where it is measured, and what was found: a row is as COLUMNS has it."""
-
     machine: Machine
     directory: Path
     api: Api
@@ -194,6 +191,8 @@ class Bench:
                         ask(port, request(PATH))
                         break
                     time.sleep(0.002)
+                else:
+                    raise load.Failed("it stopped while starting")
                 seconds.append(time.perf_counter() - began)
                 if number == STARTS - 1:
                     time.sleep(3)
@@ -204,7 +203,6 @@ class Bench:
         self.row("resident when idle", f"{size / MIB:.1f} MiB", "< 70 MiB", held=size < 70 * MIB)
 
     def grown(self, how: str, before: dict[str, float], after: dict[str, float]) -> None:
-        """What entries have taken and been charged."""
         count, size, taken = (after[name] - before[name] for name in ("count", "size", "resident"))
         beyond, charged = taken / count - after["each"], size / taken
         beside = f"{count:,.0f} entries: {taken / count:,.0f} bytes each, {size / count:,.0f} charged"
@@ -222,9 +220,9 @@ class Bench:
         self.row(f"longest stall, {what}", f"{late:.1f} ms", "<= 20 ms", held=late <= 20, beside=beside)
         return found
 
-    def hits(self, server: Child, heads: int, keys: int) -> float:
-        """The rate at which wrk has so many different heads answered, for so many of the stored keys."""
-        fetched = asked(self.api.port)
+    def hits(self, server: Child, heads: int, keys: int) -> tuple[float, float]:
+        """Answers a second and a second of CPU to so many different heads, for so many of the stored keys."""
+        fetched, before = asked(self.api.port), ran(server.pid)
         file, script = self.directory / "request", self.directory / "uniform.lua"
         file.write_bytes(request(f"{PATH}\x00", (("X-Request-Id", "\x00"),)))
         script.write_text(UNIFORM.format(file=file, heads=heads, first=FIRST, keys=keys, done=load.DONE))
@@ -232,7 +230,7 @@ class Bench:
         done = load.parse(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
         if asked(self.api.port) != fetched:
             raise load.Failed("what should be a hit went to the upstream")
-        return done.rate
+        return done.rate, done.requests / (ran(server.pid) - before)
 
     def misses(self, server: Child, entries: float) -> None:
         """wrk, each request for something new, until so many more were stored."""
@@ -241,16 +239,15 @@ class Bench:
             entries -= load.run(self.machine, server.port, traffic, SECONDS, nonce, self.directory).requests
 
     def compare(self, many: Child, few: Child, heads: int) -> None:
-        """Hits of the one and the other in turn."""
-        watch = Watch(self.machine, (many.pid, few.pid, self.api.pid))
-        rates: tuple[list[float], list[float]] = [], []
-        with watch.running():
-            for number in range(6):  # the first to warm up
-                for server, keys, mine in ((many, heads, rates[0]), (few, FEW, rates[1])):
-                    mine[max(number - 1, 0) :] = [self.hits(server, heads, keys)]
-        found, each = ratio(*rates), "{:,.0f} and {:,.0f} req/s".format(*map(median, rates))
-        beside = f"{each}, {found.spread}, others took {watch.sample(1, 1).foreign:.0%} of a core"
-        self.row(f"hits of {heads:,} / of {FEW}", str(found), ">= 0.85", held=found.median >= 0.85, beside=beside)
+        found: tuple[list[tuple[float, float]], list[tuple[float, float]]] = [], []
+        for number in range(6):  # the first to warm up
+            for server, keys, mine in ((many, heads, found[0]), (few, FEW, found[1])):
+                mine[max(number - 1, 0) :] = [self.hits(server, heads, keys)]
+        by_rate, by_cpu = map(ratio, zip(*found[0], strict=True), zip(*found[1], strict=True))
+        typical = [f"{median(rate for rate, _ in mine):,.0f}" for mine in found]
+        beside = f"{' and '.join(typical)} req/s, {by_rate.spread}; by CPU {by_cpu}, {by_cpu.spread}"
+        held = by_rate.median >= 0.85
+        self.row(f"hits of {heads:,} / of {FEW}", str(by_rate), ">= 0.85", held=held, beside=beside)
 
     def run(self, entries: int) -> None:
         self.starts()
@@ -286,8 +283,8 @@ def main() -> int:
             bench = Bench(machine, Path(name), api)
             with alone(print):
                 bench.run(arguments.entries)
-    except (Missing, load.Failed) as error:
-        sys.stderr.write(f"{error}\n")
+    except (Missing, load.Failed, EOFError) as error:
+        sys.stderr.write(f"{error!r}\n")
         return 2
     facts = "".join(f"- {name}: {fact}\n" for name, fact in machine.describe().items())
     sys.stdout.write(f"{facts}\n{table(COLUMNS, bench.rows)}\n")

@@ -206,11 +206,12 @@ class Wire:
 
 @dataclass
 class Rig:
-    """A running listener. `begin` may be replaced at any time; `seen` holds the targets it was given, in order,
-    `reads` those of the heads that had to be read for it.
+    """A running listener. `begin` and `hit` may be replaced at any time; `seen` holds the targets that `begin` was
+    given, in order, `reads` those of the heads that had to be read.
     """
 
     begin: Begin
+    hit: Callable[[Request, Client], bool] | None = None
     limits: Limits = LIMITS
     trusted: Sequence[IPv4Network | IPv6Network] = ()
     host: str = "127.0.0.1"
@@ -226,7 +227,7 @@ class Rig:
     def __post_init__(self) -> None:
         self.shared: Shared[Read] = Shared(
             Heads(self._read),
-            lambda _asked, _client: False,
+            lambda asked, client: self.hit is not None and self.hit(asked.request, client),
             self._begin,
             self.background.spawn,
             self.clock,
@@ -294,6 +295,13 @@ class Rig:
 def echo(request: Request, client: Client) -> Pending | None:
     """Answers at once with the target."""
     return ok(client, request.target.encode())
+
+
+def stored(request: Request, client: Client) -> bool:
+    """Puts an answer with the target and much behind it."""
+    body = request.target.encode().ljust(40_000, b".")
+    client.put(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % len(body), b"\r\n" + body)
+    return True
 
 
 @asynccontextmanager

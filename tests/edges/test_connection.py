@@ -359,6 +359,37 @@ async def test_a_client_may_close_its_half_and_still_gets_every_answer(sync: boo
         assert await wire.closed()
 
 
+async def test_an_end_that_comes_right_behind_an_answer_does_not_lose_the_next() -> None:
+    """The work for the first answer has not been seen to end when the end of the client's half is read."""
+    gate = asyncio.Event()
+
+    async def later(request: Request, client: Client) -> None:
+        await gate.wait()
+        echo(request, client)
+        if request.target == "/1":
+            here.connection.eof_received()
+
+    async with rig(later) as here:
+        wire = await here.connect()
+        await wire.send(get("/1") + get("/2"))
+        await until(lambda: here.seen)
+        gate.set()
+        assert (await wire.response()).body == b"/1"
+        assert (await wire.response()).body == b"/2"
+        assert await wire.closed()
+
+
+async def test_a_bug_on_the_short_way_is_answered_too(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(_request: Request, _client: Client) -> bool:
+        raise ZeroDivisionError
+
+    async with rig(hit=broken) as here:
+        wire = await here.connect()
+        await wire.send(get("/"))
+        assert (await wire.response()).status == 500
+        assert "ZeroDivisionError" in caplog.text
+
+
 @pytest.mark.parametrize("waits_for", ["nothing", "reader"])
 async def test_a_client_that_resets_ends_the_work_for_it(waits_for: str) -> None:
     ended: list[str] = []

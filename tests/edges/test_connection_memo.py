@@ -29,7 +29,9 @@ from tests.edges.kit import (
     post,
     read_all,
     rig,
+    stored,
     turns,
+    until,
 )
 from tests.flow.kit import FRESH, World
 
@@ -438,3 +440,68 @@ async def test_a_hit_makes_no_task_no_future_and_no_timer(
         assert made == []
         assert transport.written == written // 3 * 103
         assert len(w.calls) == 1, "all of them were hits"
+
+
+# -- answers that are put straight on the wire
+
+
+async def test_a_client_that_does_not_read_its_hits_holds_little_more_than_one() -> None:
+    async with rig(hit=stored) as here:
+        wire = await here.connect(receive_buffer=4096)
+        await wire.send(b"".join(get(f"/{number}") for number in range(200)))
+        await until(lambda: here.unsent > 0)
+        await turns()
+        assert here.unsent <= HIGH_WATER + 41_000
+        for number in range(200):
+            assert (await wire.response()).body.rstrip(b".") == f"/{number}".encode()
+        assert here.seen == []
+
+
+async def test_a_client_that_stops_reading_its_hits_is_cut_off() -> None:
+    async with rig(hit=stored) as here:
+        wire = await here.connect(receive_buffer=4096)
+        await wire.send(get("/") * 200)
+        await until(lambda: here.unsent > 0)
+        await turns()
+        here.sweep()
+        here.sweep(LIMITS.write_timeout + 1)
+        await until(lambda: not here.shared.connections)
+
+
+async def test_a_connection_of_hits_is_idle_between_them() -> None:
+    async with rig(hit=stored) as here:
+        wire = await here.connect()
+        for _ in range(3):
+            await wire.send(get("/"))
+            assert (await wire.response()).status == 200
+            here.sweep(LIMITS.idle_timeout - 1)
+            assert here.shared.connections
+        here.sweep(LIMITS.idle_timeout)
+        assert await wire.receive() == b""
+
+
+async def test_a_draining_listener_puts_nothing() -> None:
+    async with rig(hit=stored) as here:
+        wire = await here.connect()
+        here.shared.draining = True
+        await wire.send(get("/last"))
+        response = await wire.response()
+        assert (response.body, response.headers["connection"]) == (b"/last", "close")
+
+
+async def test_what_is_put_and_what_waits_keep_their_order() -> None:
+    gate = asyncio.Event()
+
+    async def wait(request: Request, client: Client) -> None:
+        await gate.wait()
+        echo(request, client)
+
+    async with rig(wait, hit=lambda request, client: request.target != "/slow" and stored(request, client)) as here:
+        wire = await here.connect()
+        await wire.send(get("/1") + get("/slow") + get("/2") + get("/slow") + get("/3"))
+        assert (await wire.response()).body.rstrip(b".") == b"/1"
+        await turns()
+        assert wire.pending == b""
+        gate.set()
+        for expected in (b"/slow", b"/2", b"/slow", b"/3"):
+            assert (await wire.response()).body.rstrip(b".") == expected

@@ -75,6 +75,29 @@ async def test_bytes_go_both_ways_as_they_come() -> None:
         assert here.shared.counters.requests == 1
 
 
+async def test_what_an_answer_before_it_was_like_means_nothing_to_a_tunnel() -> None:
+    """A chunked answer of unknown length leaves marks on its connection."""
+    upstream = Upstream()
+
+    async def chunked(request: Request, client: Client) -> None:
+        if request.target != "/":
+            client.start(b"HTTP/1.1 200 OK\r\n", length=None)
+            await client.write(b"abc")
+            client.finish()
+            return
+        await upstream(request, client)
+
+    async with rig(chunked) as here:
+        wire = await here.connect()
+        await wire.send(get("/chunked"))
+        assert (await wire.response()).body == b"abc"
+        await wire.send(UPGRADE)
+        assert await wire.through(b"\r\n\r\n") == SWITCHED + b"\r\n"
+        upstream.outgoing.put_nowait(b"hello")
+        upstream.outgoing.put_nowait(b"")
+        assert await wire.rest() == b"hello"
+
+
 async def test_bytes_behind_the_request_wait_for_the_101() -> None:
     upstream = Upstream()
     upstream.opens.clear()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -265,12 +266,22 @@ async def test_what_a_hit_says_of_its_request_is_made_once() -> None:
 
 
 async def test_hits_that_find_no_room_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CAPACITY", 10)
     with piped() as here:
-        for _ in range(15):
+        here.log.hit(read(), PEER, "all", 200, 1234, 0.0)
+        monkeypatch.setattr(module, "CAPACITY", 10 * here.log._taken)  # noqa: SLF001 - how long a line is
+        for _ in range(14):
             here.log.hit(read(), PEER, "all", 200, 1234, 0.0)
         assert here.log.dropped == 5
         assert len(here.lines()) == 10
+
+
+async def test_long_lines_take_the_room_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CAPACITY", 100_000)
+    with piped() as here:
+        for _ in range(20):
+            here.log.hit(read(target="/" + "x" * 30_000), PEER, "all", 200, 1234, 0.0)
+        assert here.log.dropped == 16
+        assert len(here.lines()) == 4
 
 
 async def test_a_request_that_was_refused_has_a_line_too() -> None:
@@ -328,29 +339,66 @@ async def test_a_write_that_takes_only_some_is_gone_on_with(monkeypatch: pytest.
 
 async def test_a_reader_that_does_not_read_costs_lines_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "INTERVAL", 0.0)
-    one = outcome()
+    one, count = outcome(), 0
     with piped() as here:
         here.fill()
-        for number in range(CAPACITY):
+        while not here.log.dropped:
             here.log.record(one)
-            if number % 1000 == 0:
+            count += 1
+            if count % 1000 == 0:
                 await turns(2)
-        assert here.log.dropped == 0
+        assert count * 200 < CAPACITY < count * 400
         for _ in range(500):
             here.log.record(one)
-        assert here.log.dropped == 500
+        assert here.log.dropped == 501
         lines = here.lines()
-        assert len(lines) == CAPACITY  # none torn, none twice
-        assert here.log.dropped == 500
+        assert len(lines) == count - 1  # none torn, none twice
+        assert here.log.dropped == 501
+
+
+async def test_a_pipe_that_somebody_made_non_blocking_is_waited_for() -> None:
+    with piped() as here:
+        here.fill()
+        os.set_blocking(here.writing, False)
+        for number in range(3000):
+            here.log.record(outcome(status=number))
+        assert [line["status"] for line in here.lines()] == list(range(3000))
+        assert (here.log.lost, here.log.dropped) == (0, 0)
+
+
+async def test_a_write_that_fails_within_a_line_spoils_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that is full for a while."""
+    write, full = os.write, [False, True]
+
+    def failing(descriptor: int, data: bytes) -> int:
+        if full and full.pop(0):
+            raise OSError(errno.ENOSPC, "")
+        return write(descriptor, data[:10] if full else data)
+
+    monkeypatch.setattr(os, "write", failing)
+    monkeypatch.setattr(module, "INTERVAL", 0.0)
+    with piped() as here:
+        here.log.record(outcome(status=201))
+        await until(lambda: here.log.lost)
+        here.log.record(outcome(status=202))
+        here.log.record(outcome(status=203))
+        here.log.close()
+        os.close(here.writing)
+        here.writing = -1
+        torn, *whole = os.read(here.reading, 65536).splitlines()
+        assert len(torn) == 10
+        assert [json.loads(line)["status"] for line in whole] == [202, 203]
+        assert here.log.lost == 1
 
 
 async def test_a_reader_that_reads_again_gets_lines_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "INTERVAL", 0.0)
-    monkeypatch.setattr(module, "CAPACITY", 100)
     one = outcome()
     with piped() as here:
         here.fill()
-        for _ in range(150):
+        here.log.record(one)
+        monkeypatch.setattr(module, "CAPACITY", 100 * here.log._taken)  # noqa: SLF001 - how long a line is
+        for _ in range(149):
             here.log.record(one)
         assert here.log.dropped == 50
         assert len(await here.take(100)) == 100
