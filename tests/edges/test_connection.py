@@ -367,7 +367,7 @@ async def test_an_end_that_comes_right_behind_an_answer_does_not_lose_the_next()
         await gate.wait()
         echo(request, client)
         if request.target == "/1":
-            here.connection.eof_received()
+            assert here.connection.eof_received(), "else the transport closes"
 
     async with rig(later) as here:
         wire = await here.connect()
