@@ -12,7 +12,7 @@ COMPILE := .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-
 	--generate-hashes --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench format lock clean
+.PHONY: help run test check bench bench-million bench-eviction format lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test    every test (ARGS='-k name' for some)"
 	@echo "make check   lint, format, types, import rules"
 	@echo "make bench   measure it beside nginx (needs wrk and nginx; ARGS='--only hit-1k', '--list', '--help')"
+	@echo "make bench-million, make bench-eviction   what a million entries cost; what eviction keeps"
 	@echo "make format  put the code in its format"
 	@echo "make lock    the newest dependencies into the lock files"
 	@echo "make clean   remove what the above has made"
@@ -43,6 +44,12 @@ check: .venv/installed-dev
 
 bench: .venv/installed
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-million: .venv/installed-dev
+	@$(BIN)/python -m tests.benchmarks.million $(ARGS)
+
+bench-eviction: .venv/installed
+	@$(BIN)/python -m tests.benchmarks.eviction $(ARGS)
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix-only

@@ -120,10 +120,7 @@ class App:
         await self.admin.listen(settings.admin.listen.host, settings.admin.listen.port)
         port = await self.listener.listen(settings.listen.host, settings.listen.port, context)
         self._serving = True
-        # Entries live long and hold no cycles: a collector that walks them all would stop the loop for
-        # longer with every entry. What is young, where cycles are, is still collected.
-        gc.freeze()
-        gc.set_threshold(1_000, 5, 100_000)
+        _spare_the_collector()
         scheme = "https" if context else "http"
         _log.info(
             "readthrough %s serves %s://%s:%d", version("readthrough"), scheme, _shown(settings.listen.host), port
@@ -198,6 +195,8 @@ class App:
         await self.admin.close()
         if self.journal is not None:
             self.journal.close()
+        if _freeze_survivors in gc.callbacks:
+            gc.callbacks.remove(_freeze_survivors)
 
     def _site(self, settings: Settings) -> Site:
         """Routes and upstreams; an upstream that did not change keeps its connections and its breaker."""
@@ -226,6 +225,21 @@ class App:
             _log.warning("certificate not read again, the old one stays: %s", error)
         again = asyncio.get_running_loop().call_later
         self._tls_watch = again(_CERTIFICATE_POLL, self._watch_certificate, context, tls, seen)
+
+
+def _spare_the_collector() -> None:
+    """Entries live long and hold no cycles: to walk them all again and again would stop the loop, for longer with
+    every entry. So what a full collection has looked at once is not looked at again, and collections are small.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(1_000, 5, 1)
+    gc.callbacks.append(_freeze_survivors)
+
+
+def _freeze_survivors(phase: str, info: dict[str, int]) -> None:
+    if phase == "stop" and info["generation"] == 2:
+        gc.freeze()
 
 
 def _stamp(tls: ServerTls) -> tuple[float, ...]:

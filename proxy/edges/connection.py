@@ -91,11 +91,12 @@ class Shared(Generic[A]):
         self.sweep()
 
     def sweep(self) -> None:
-        """Enforce the deadlines of all connections."""
+        """Enforce the deadlines of all connections, and tidy up."""
         now = self.now()
         self.idle_until = now + self.limits.idle_timeout + SWEEP
         for connection in list(self.connections):
             connection.check(now)
+        self.heads.tidy()
 
     def is_trusted(self, peer: str) -> bool:
         """Whether an address lies in the trusted networks."""

@@ -141,7 +141,12 @@ class Memory:
             if slot is None:
                 return None
             entry = slot.entry
-        if slot.checked != self._log.n or now >= entry.fresh_until:
+        if slot.checked != self._log.n:
+            judged = self._judged(slot)
+            if judged is None:
+                return None
+            entry = judged
+        if now >= entry.fresh_until:
             return None
         slot.asked = True
         return entry
@@ -151,12 +156,8 @@ class Memory:
         slot = _selected(self._first(key), request.fields)
         if slot is None:
             return None
-        if slot.checked != self._log.n:
-            judged = self._log.judge(slot.entry, slot.checked)
-            if judged is None:
-                self._remove(slot)
-                return self.find(key, request)
-            slot.entry, slot.checked = judged, self._log.n
+        if slot.checked != self._log.n and self._judged(slot) is None:
+            return self.find(key, request)
         slot.asked = True
         return slot.entry
 
@@ -208,6 +209,15 @@ class Memory:
         """Evict a little of what is above the budget; True where nothing more is."""
         self._make_room(max(self.budget, self.size - _SLICE))
         return self.size <= self.budget
+
+    def _judged(self, slot: _Slot) -> Entry | None:
+        """Its entry in the light of what the log has had since it was last looked at; None: it is gone."""
+        judged = self._log.judge(slot.entry, slot.checked)
+        if judged is None:
+            self._remove(slot)
+        else:
+            slot.entry, slot.checked = judged, self._log.n
+        return judged
 
     def _first(self, key: str) -> _Slot | None:
         return self._shards[hash(key) % _SHARDS].get(key)

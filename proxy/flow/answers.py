@@ -20,7 +20,7 @@ Pending = Coroutine[Any, Any, None]
 
 
 class Answers:
-    """Every answer of the data listener leaves through here, once, and is noted once."""
+    """Every answer of the data listener but a plain hit leaves through here, once, and is noted once."""
 
     def __init__(
         self, clock: Clock, journal: Journal | None, request_ids: Callable[[], str], background: Background
@@ -129,10 +129,10 @@ class Answers:
 
     def note(self, visit: Visit, status: int, account: Account, *, complete: bool = True) -> None:
         """Tell the journal how it ended."""
-        route = visit.lane.route.name
-        self._record(
-            visit.request, visit.client, route, visit.request_id, status, account, visit.now, complete=complete
-        )
+        route, request = visit.lane.route.name, visit.request
+        # The id that went upstream with it, or the client's: another would be found in nobody else's log.
+        request_id = request.fields.get("x-request-id", "") if account.fwd is None else visit.request_id
+        self._record(request, visit.client, route, request_id, status, account, visit.now, complete=complete)
 
     def _record(
         self,

@@ -80,7 +80,7 @@ class Fill:
         except OriginError as error:
             self._note_failure(visit, error.reason)
             flight.settle(Failed(error.reason))
-            flight.end(error)
+            flight.end(error.reason)
             return
         else:
             try:
@@ -92,7 +92,7 @@ class Fill:
                 self._flights.remove(visit.shelf, variant, flight)
             if flight.arrival is None:
                 flight.settle(Failed(Reason.INTERNAL))
-            flight.end(OriginError(Reason.INTERNAL))  # cancelled, or a bug of ours: nobody may wait for ever
+            flight.end(Reason.INTERNAL)  # cancelled, or a bug of ours: nobody may wait for ever
 
     async def _send(self, flight: Flight, visit: Visit, base: Entry | None) -> Answer:
         headers = self._headers(visit, narrow=False, base=base)
@@ -142,7 +142,7 @@ class Fill:
                     return
         except OriginError as error:
             self._note_failure(visit, error.reason)
-            flight.end(error)
+            flight.end(error.reason)
             return
         if draft is not None and flight.kept:
             wall = self._clock.wall() - (self._clock.now() - draft.stored_at)  # when its head came
@@ -252,7 +252,6 @@ class Fill:
         return Fetched(
             request=visit.request,
             key=visit.key,
-            url=visit.url,
             head=answer.head,
             length=answer.length,
             close_delimited=answer.close_delimited,

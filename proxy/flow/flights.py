@@ -92,7 +92,7 @@ class Flight:
         self._held = 0  # bytes claimed of the shared memory
         self._dropped = 0  # chunks no longer kept
         self._kept = self._storing = True
-        self._error: OriginError | None = None
+        self._broke: Reason | None = None
         self._ended = False
         self._waiting = 0
         self._readers: set[Reader] = set()
@@ -147,11 +147,14 @@ class Flight:
         """Whether every chunk since the first is still there."""
         return self._kept
 
-    def end(self, error: OriginError | None = None) -> None:
-        """The body is complete, or broke off. What comes after the first call changes nothing."""
+    def end(self, broke: Reason | None = None) -> None:
+        """The body is complete, or broke off. What comes after the first call changes nothing.
+
+        The reason alone is kept: an exception holds the frames it passed, and one of them holds this flight.
+        """
         if self._ended:
             return
-        self._ended, self._error = True, error
+        self._ended, self._broke = True, broke
         self._release()
         self._notify()
 
@@ -175,8 +178,8 @@ class Flight:
         """The chunk of that number, None behind the last. Raises OriginError where the body broke off."""
         while at >= self._dropped + len(self.chunks):
             if self._ended:
-                if self._error is not None:
-                    raise OriginError(self._error.reason)
+                if self._broke is not None:
+                    raise OriginError(self._broke)
                 return None
             await self._changed.wait()
         return self.chunks[at - self._dropped]

@@ -17,6 +17,7 @@ SECTIONS: Final = 4 << 20  # bytes of field lines alike
 LONG: Final = 2048  # bytes; heads longer than that are read every time
 _PER_HEAD: Final = 800  # bytes of objects around what is known of one head
 _PER_FIELD: Final = 350  # and around one of its fields
+_AT_ONCE: Final = 250  # heads freed at a time
 _MANY: Final = 8  # heads with the same fields, from which on each weighs no more than its own
 
 
@@ -54,6 +55,12 @@ class Heads(Generic[A]):
         for known in self._known.values():
             known.clear()
         self._sections.clear()
+
+    def tidy(self) -> None:
+        """Free some of what was forgotten; to be called now and then."""
+        for known in self._known.values():
+            known.free(_AT_ONCE)
+        self._sections.free(_AT_ONCE)
 
 
 def _weight_of_head(raw: bytes, asked: Asked) -> int:

@@ -33,7 +33,6 @@ class Fetched:
 
     request: Request
     key: str
-    url: str
     head: Head
     length: int | None
     close_delimited: bool

@@ -55,12 +55,13 @@ class Memo(Generic[K, V]):
             self._former, self.recent, self._weight = self.recent, {}, 0
         self.recent[key] = value
         self._weight += weight
-        for _ in range(2):
-            if self._gone:
-                self._free_one()
+        self.free(2)
 
-    def _free_one(self) -> None:
-        if self._gone[-1]:
-            self._gone[-1].popitem()
-        else:
-            self._gone.pop()
+    def free(self, count: int) -> None:
+        """Let so many go of what is no longer asked."""
+        while self._gone and count:
+            if self._gone[-1]:
+                self._gone[-1].popitem()
+                count -= 1
+            else:
+                self._gone.pop()

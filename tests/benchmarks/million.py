@@ -11,7 +11,6 @@ import gc
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -44,7 +43,8 @@ from tests.e2e.process import ROOT, free_port
 FIRST: Final = 1_000_000  # the lowest number in a key, so that all are equally long
 FEW: Final = 100
 PATH: Final = "/1k/items/"
-ROOM: Final = 2000  # bytes of budget for an entry: more than it needs
+WINDOWS: Final = 8  # in which a stall is looked for
+CALM: Final = 0.005  # seconds that the control may be late; the scheduler takes 4 where the server keeps its core busy
 STARTS: Final = 7
 SECONDS: Final = 4  # of one load
 MIB: Final = 1 << 20
@@ -118,12 +118,12 @@ class Server:
         before, after = upstream.answer(*upstream.ANSWERS[b"1k"])
         fields, end, body = after.partition(b"\r\n\r\n")
         asking = parse_request(request(f"{PATH}{FIRST}"), "http", trusted=False, max_headers=100)
-        for number in range(entries):
+        for number in range(app.memory.count, app.memory.count + entries):
             asked = app.exchange.read(replace(asking, target=f"{PATH}{FIRST + number}"))
             sent, wall = app.clock.now(), app.clock.wall()
             head = read_head(before + format_date(wall).encode() + fields + end)
             got = Fetched(
-                *(asked.request, asked.key, asked.url, head, len(body), False, sent, app.clock.now(), wall),
+                *(asked.request, asked.key, head, len(body), False, sent, app.clock.now(), wall),
                 *(app.log.epoch, app.log.n, lane.fingerprint, asked.tags, app.clock.roll()),
             )
             verdict = on_response(got, lane.policy, None)
@@ -197,7 +197,7 @@ class Bench:
                 if number == STARTS - 1:
                     time.sleep(3)
                     size = resident(process.pid)
-                process.send_signal(signal.SIGINT)
+                process.kill()
         found, beside = median(seconds), f"{min(seconds):.2f} to {max(seconds):.2f} s"
         self.row(f"{STARTS} starts to the first answer", f"{found:.2f} s", "< 0.6 s", held=found < 0.6, beside=beside)
         self.row("resident when idle", f"{size / MIB:.1f} MiB", "< 70 MiB", held=size < 70 * MIB)
@@ -210,15 +210,19 @@ class Bench:
         self.row(f"{how}: charged / grown", f"{charged:.2f}", "0.85 to 1.15", held=abs(charged - 1) <= 0.15)
 
     def stalls(self, what: str, server: Child, control: Child, work: Callable[[], object]) -> dict[str, float]:
-        """The longest stall of the server's loop while something is done; its state afterwards."""
-        server.tell("watch"), control.tell("watch")
-        work()
-        found, other = server.tell("watched"), control.tell("watched")
-        late, cpu, pause = (found[name] * 1e3 for name in ("late", "cpu", "collector"))
-        beside = f"cpu {cpu:.1f} ms, collector {pause:.1f} ms, control {(noise := other['late'] * 1e3):.1f} ms"
-        beside += f", excess {late - noise:.1f} ms"
+        """The longest stall of the server's loop in those of many windows in which the control had none."""
+        windows: list[tuple[dict[str, float], float]] = []
+        for _ in range(WINDOWS):
+            server.tell("watch"), control.tell("watch")
+            work()
+            windows.append((server.tell("watched"), control.tell("watched")["late"]))
+        calm = [found for found, other in windows if other <= CALM] or [found for found, _ in windows]
+        late, cpu, pause = (1e3 * max(found[name] for found in calm) for name in ("late", "cpu", "collector"))
+        beside = f"cpu {cpu:.1f} ms, collector {pause:.1f} ms, in {len(calm)} of {WINDOWS} windows; in all "
+        most, other = (1e3 * max(each) for each in zip(*((found["late"], o) for found, o in windows), strict=True))
+        beside += f"{most:.1f} ms, control {other:.1f} ms, excess {most - other:.1f} ms"
         self.row(f"longest stall, {what}", f"{late:.1f} ms", "<= 20 ms", held=late <= 20, beside=beside)
-        return found
+        return windows[-1][0]
 
     def hits(self, server: Child, heads: int, keys: int) -> tuple[float, float]:
         """Answers a second and a second of CPU to so many different heads, for so many of the stored keys."""
@@ -226,17 +230,16 @@ class Bench:
         file, script = self.directory / "request", self.directory / "uniform.lua"
         file.write_bytes(request(f"{PATH}\x00", (("X-Request-Id", "\x00"),)))
         script.write_text(UNIFORM.format(file=file, heads=heads, first=FIRST, keys=keys, done=load.DONE))
-        command = [self.machine.wrk, "-t1", "-c64", f"-d{SECONDS}s", "-s", str(script), f"http://{HOST}:{server.port}"]
+        options = f"-t1 -c64 --timeout 10s -d{SECONDS}s -s"
+        command = [self.machine.wrk, *options.split(), str(script), f"http://{HOST}:{server.port}"]
         done = load.parse(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
         if asked(self.api.port) != fetched:
             raise load.Failed("what should be a hit went to the upstream")
         return done.rate, done.requests / (ran(server.pid) - before)
 
-    def misses(self, server: Child, entries: float) -> None:
-        """wrk, each request for something new, until so many more were stored."""
-        while entries > 0:
-            traffic, nonce = Traffic(PATH, "unique-url"), str(time.monotonic_ns())
-            entries -= load.run(self.machine, server.port, traffic, SECONDS, nonce, self.directory).requests
+    def misses(self, server: Child) -> None:
+        nonce = str(time.monotonic_ns())
+        load.run(self.machine, server.port, Traffic(PATH, "unique-url"), SECONDS, nonce, self.directory)
 
     def compare(self, many: Child, few: Child, heads: int) -> None:
         found: tuple[list[tuple[float, float]], list[tuple[float, float]]] = [], []
@@ -246,27 +249,26 @@ class Bench:
         by_rate, by_cpu = map(ratio, zip(*found[0], strict=True), zip(*found[1], strict=True))
         typical = [f"{median(rate for rate, _ in mine):,.0f}" for mine in found]
         beside = f"{' and '.join(typical)} req/s, {by_rate.spread}; by CPU {by_cpu}, {by_cpu.spread}"
-        held = by_rate.median >= 0.85
-        self.row(f"hits of {heads:,} / of {FEW}", str(by_rate), ">= 0.85", held=held, beside=beside)
+        self.row(f"hits of {heads:,} / 100", str(by_rate), ">= 0.85", held=by_rate.median >= 0.85, beside=beside)
 
     def run(self, entries: int) -> None:
         self.starts()
-        core, part = self.machine.server_core, entries // 10
+        core, api, entries = self.machine.server_core, self.api.port, entries - entries % WINDOWS
         control = Child(core)
-        many, few = (Child(core, self.api.port, ROOM * (number * 11 // 10 + 40_000)) for number in (entries, FEW))
+        many, few = (Child(core, api, 2000 * (number + 200_000)) for number in (entries, FEW))
         empty, _ = many.tell("look"), few.tell(FEW)
-        full = self.stalls("stored directly", many, control, lambda: many.tell(entries))
+        full = self.stalls("stored directly", many, control, lambda: many.tell(entries // WINDOWS))
         size, limit = full["resident"], (1.7 * 1024 - 70) * MIB * entries / 1e6 + 70 * MIB
         self.row("resident in all", f"{size / MIB:,.0f} MiB", f"<= {limit / MIB:,.0f} MiB", held=size <= limit)
         self.grown("stored directly", empty, full)
         for heads in (min(10_000, entries), entries):
             self.compare(many, few, heads)
         before = self.stalls("hits", many, control, lambda: self.hits(many, entries, entries))
-        after = self.stalls("filled by misses", many, control, lambda: self.misses(many, part))
+        after = self.stalls("filled by misses", many, control, lambda: self.misses(many))
         self.grown("fetched", before, after)
         before = many.tell("tighten")
-        after = self.stalls("evicting", many, control, lambda: self.misses(many, part))
-        more, fullest = (after["resident"] - before["resident"]) / MIB, after["fullest"]
+        after = self.stalls("evicting", many, control, lambda: self.misses(many))
+        fullest, more = after["fullest"], (after["resident"] - before["resident"]) / MIB
         beside = f"{more:+.0f} MiB resident after {after['evictions']:,.0f} evictions"
         self.row("most of the budget in use", f"{fullest:.4%}", "<= 100 %", held=fullest <= 1, beside=beside)
 

@@ -135,8 +135,11 @@ class Up:
                     self.body += chunk
             await self._connected.wait()
             await self._head
-        except BaseException:
+        except BaseException as error:
             self.over = True
+            if isinstance(error, OriginError):  # which no future may keep: it holds the frames it passes
+                self._head = asyncio.get_running_loop().create_future()
+                self._head.cancel()
             raise
         return self
 
@@ -147,7 +150,7 @@ class Up:
     async def chunks(self) -> AsyncIterator[bytes]:
         while (step := await self._steps.get()) is not None:
             if isinstance(step, OriginError):
-                raise step
+                raise OriginError(step.reason)  # not one that a frame on its way holds
             self.taken += len(step)
             yield step
 
@@ -351,7 +354,8 @@ class World:
         assert client.sent == sent
         told = Account(Reason.HIT, ttl=int(client.how.rpartition("=")[2]))
         wall, request_ = self.clock.wall(), asked.request
-        self.outcomes.append(Outcome(wall, peer, request_, "", route, status, told, sent, seconds, True))
+        request_id = request_.fields.get("x-request-id", "")
+        self.outcomes.append(Outcome(wall, peer, request_, request_id, route, status, told, sent, seconds, True))
 
     # -- driving
 

@@ -419,7 +419,7 @@ async def test_a_broken_body_is_read_to_where_it_broke() -> None:
     reader = flight.reader()
     assert reader is not None
     assert await flight.push(b"abc", 100)
-    flight.end(OriginError(Reason.ABORTED))
+    flight.end(Reason.ABORTED)
     assert await anext(reader) == b"abc"
     with pytest.raises(OriginError, match="aborted"):
         await anext(reader)

@@ -126,9 +126,8 @@ async def test_the_short_way_gives_the_bytes_of_the_long_one(response: str, x_ca
             left_over = response == "large" and name in MUCH_OF_A_LARGE_BODY
             assert (short.memory.finds == 0) is not left_over, f"{name} took the other way"
         for noted, known in zip(short.outcomes[1:], long.outcomes[1:], strict=True):
-            request_id = known.request.fields.get("x-request-id", "id")
-            assert known.request_id == request_id
-            assert replace(noted, request=known.request, request_id=request_id) == known
+            assert known.request_id == known.request.fields.get("x-request-id", "")
+            assert replace(noted, request=known.request) == known
             assert noted.request.fields == known.request.fields
 
 
@@ -250,7 +249,7 @@ async def test_the_first_request_behind_a_purge_is_not_answered_by_what_was_purg
         assert client.got == b"new"
 
 
-async def test_behind_a_purge_of_something_else_the_long_way_is_taken_once() -> None:
+async def test_a_purge_of_something_else_does_not_close_the_short_way() -> None:
     async with World(store=Watched) as w:
         await filled(w, FRESH, body=b"old", status=200)
         w.purge(Kind.TAG, "of something else")
@@ -258,7 +257,7 @@ async def test_behind_a_purge_of_something_else_the_long_way_is_taken_once() -> 
         w.memory.finds = 0
         for _ in range(3):
             assert (await asked(w)).got == b"old"
-        assert w.memory.finds == 1
+        assert w.memory.finds == 0
 
 
 async def test_behind_a_change_of_policy_nothing_stored_before_it_is_a_hit() -> None:

@@ -65,7 +65,6 @@ def fetched(response: Head, *asked_by: str, at: float = NOW, took: float = 0.0, 
     return Fetched(
         request=request(*asked_by),
         key="http://example.com/a",
-        url="http://example.com/a",
         head=response,
         length=len(BODY),
         close_delimited=False,
