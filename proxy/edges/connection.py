@@ -186,6 +186,7 @@ class Connection(asyncio.Protocol, Generic[A]):
         self._phase = _Phase.LINGER
         if self._inbound is not None:
             self._inbound.end("the client left")
+            self._inbound = None
         if self._drained is not None and not self._drained.done():
             self._drained.set_exception(ClientError("the client left"))
         if self._task is not None:
@@ -473,7 +474,7 @@ class Connection(asyncio.Protocol, Generic[A]):
 
     def _refuse_or_abort(self, refused: Refused) -> None:
         """A body that turned out malformed: say so if there is still room to."""
-        self.refused = refused
+        self.refused = refused.with_traceback(None)  # its frames hold this connection
         if self._started:
             self.abort()
             return

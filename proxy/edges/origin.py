@@ -61,8 +61,11 @@ class _Wire(ResponseHandler):
         except HttpProcessingError:
             return False
 
-    def watch(self, content: aiohttp.StreamReader) -> None:
-        """Take the body that is arriving, so that its reader learns of the connection's end."""
+    def watch(self, content: aiohttp.StreamReader | None) -> None:
+        """Take the body that is arriving, so that its reader learns of the connection's end; None: it is over.
+
+        A body knows its connection, so one that knew its body for longer would be garbage with it.
+        """
         self._content = content
         if self._lost:
             self._break_off()
@@ -72,6 +75,7 @@ class _Wire(ResponseHandler):
         content = self._content
         if content is not None and not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError("the connection ended inside the body"))
+        self._content = None
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -314,7 +318,7 @@ class _Exchange:
             await writer.write_eof()
             self._unsent = False
         except ClientError as error:
-            self._client_error = error
+            self._client_error = error.with_traceback(None)  # whose frames hold this very exchange
         except (aiohttp.ClientError, OSError):
             return  # who waits for the answer hears of it from the connection
         finally:
@@ -370,6 +374,7 @@ class _Exchange:
             and self._wire.between_messages()
         ):
             self._wire.received = 0
+            self._wire.watch(None)
             self._conn.release()
         else:
             self.abort()

@@ -25,7 +25,11 @@ class Background:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        try:
+            error = task.exception()
+        except asyncio.CancelledError:  # asked for, so that the task does not keep it with the frames it has passed
+            return
+        if error is not None:
             _log.error("task %s failed", task.get_name(), exc_info=error)
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from proxy.flow.site import Asked, Lane, Site, Visit, read
 from proxy.rules.lookup import Fetch, Refuse, Serve, on_failure, on_request
 from proxy.rules.message import Entry, Reason, Request
 from proxy.rules.report import Account
-from proxy.rules.respond import END, from_entry, unmodified
+from proxy.rules.respond import from_entry, unmodified
 
 _SMALL: Final = 4 << 10  # bytes; the 304 of an entry is remembered by all that is stored of it, or by its head
 
@@ -53,10 +53,10 @@ class Exchange:
         terms = entry.terms
         if terms.policy != lane.fingerprint or terms.always_validate or (asked.personal and not terms.stated):
             return False
-        own = lane.hit_lines % (now - entry.born, entry.fresh_until - now)
+        times = now - entry.born, entry.fresh_until - now
         lead, rest, end = entry.lead, entry.rest, entry.head_end
         if asked.whole and not entry.pieces:
-            client.put(lead + own, rest)
+            client.put(lead + lane.hit_lines % times, rest)
             if self._journal is None:
                 return True
             status, sent = int(lead[9:12]), len(rest) - end
@@ -65,10 +65,10 @@ class Exchange:
             and end <= _SMALL
             and (bare := unmodified(lead, rest if len(rest) <= _SMALL else rest[:end], end, asked.condition))
         ):
-            client.put(bare, own + END)
+            client.put(bare, lane.hit_end % times)
             status, sent = 304, 0
         else:
-            reply = from_entry(asked.request, entry, own)
+            reply = from_entry(asked.request, entry, lane.hit_lines % times)
             if reply.pieces:
                 return False
             client.put(reply.head, reply.tail)

@@ -10,7 +10,7 @@ from proxy.rules.lookup import has_credentials, is_plain
 from proxy.rules.message import Fields, Reason, Request
 from proxy.rules.policy import KeyRule, Policy
 from proxy.rules.report import Account
-from proxy.rules.respond import only_condition, takes_whole
+from proxy.rules.respond import END, only_condition, takes_whole
 from proxy.rules.routes import Route, Unrouted, route
 from proxy.rules.wire import field_lines
 
@@ -31,7 +31,7 @@ class Lane:
     """One route with its upstream. `fingerprint` marks what is stored under this very policy.
 
     `blunt` is the policy without an ear for the request's own Cache-Control; `hit_lines` what a hit
-    adds to what is stored, but for its age and its time left, in seconds.
+    adds to what is stored, but for its age and its time left, in seconds; `hit_end` ends a head with it.
     """
 
     route: Route
@@ -39,11 +39,14 @@ class Lane:
     fingerprint: str
     blunt: Policy = field(init=False)
     hit_lines: bytes = field(init=False)
+    hit_end: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blunt", replace(self.route.policy, respect_request=False))
         told = Account(Reason.HIT, ttl=0).headers(x_cache=self.route.x_cache)
-        object.__setattr__(self, "hit_lines", b"Age: %d\r\n" + field_lines(told).replace(b"ttl=0", b"ttl=%d"))
+        lines = b"Age: %d\r\n" + field_lines(told).replace(b"ttl=0", b"ttl=%d")
+        object.__setattr__(self, "hit_lines", lines)
+        object.__setattr__(self, "hit_end", lines + END)
 
     @property
     def policy(self) -> Policy:

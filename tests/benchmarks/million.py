@@ -30,6 +30,7 @@ from proxy.app import App
 from proxy.rules.admit import Fetched, Store, complete, on_response
 from proxy.rules.fields import format_date
 from proxy.rules.message import read_head
+from proxy.rules.policy import KeyRule
 from proxy.rules.wire import parse_request
 from tests.benchmarks import load, upstream
 from tests.benchmarks.cases import Traffic
@@ -49,7 +50,7 @@ STARTS: Final = 7
 SECONDS: Final = 4  # of one load
 MIB: Final = 1 << 20
 COLUMNS: Final = ("what", "limit", "measured", "verdict", "beside")
-# As many different heads for every server, and equally long ones, however many keys they are for.
+# As many different heads for every server, and equally long ones, however many keys: "n" is in none of them.
 UNIFORM: Final = """
 local before, between, after = io.open("{file}", "rb"):read("*a"):match("(.-)%z(.-)%z(.*)")
 request = function()
@@ -140,7 +141,9 @@ async def serve(orders: Connection, port: int, api: int, budget: int) -> None:
     if budget:
         base = settings.from_upstream(f"http://{HOST}:{api}")
         base = settings.override(base, listen=f"{HOST}:{port}", admin=f"{HOST}:{free_port()}")
-        app = App(replace(base, memory_max_size=budget, access_log=False))
+        rule = replace(base.routes[0].policy, key=KeyRule(ignore_query=("n",)))
+        routes = (replace(base.routes[0], policy=rule),)
+        app = App(replace(base, routes=routes, memory_max_size=budget, access_log=False))
         await app.start()
     with suppress(EOFError):
         await Server(app).obey(orders)
@@ -154,7 +157,7 @@ def child(core: int, *rest: Any) -> None:  # noqa: ANN401
 class Child:
     """Such a process, on the server's core. Without a budget it is the control. It ends with this one."""
 
-    def __init__(self, core: int, api: int = 0, budget: int = 0) -> None:
+    def __init__(self, core: int, api: int, budget: int) -> None:
         self.port, (self._orders, theirs) = free_port(), multiprocessing.Pipe()
         spawn, arguments = multiprocessing.get_context("spawn"), (core, theirs, self.port, api, budget)
         process = spawn.Process(target=child, args=arguments, daemon=True)
@@ -228,7 +231,7 @@ class Bench:
         """Answers a second and a second of CPU to so many different heads, for so many of the stored keys."""
         fetched, before = asked(self.api.port), ran(server.pid)
         file, script = self.directory / "request", self.directory / "uniform.lua"
-        file.write_bytes(request(f"{PATH}\x00", (("X-Request-Id", "\x00"),)))
+        file.write_bytes(request(f"{PATH}\x00?n=\x00"))
         script.write_text(UNIFORM.format(file=file, heads=heads, first=FIRST, keys=keys, done=load.DONE))
         options = f"-t1 -c64 --timeout 10s -d{SECONDS}s -s"
         command = [self.machine.wrk, *options.split(), str(script), f"http://{HOST}:{server.port}"]
@@ -238,8 +241,7 @@ class Bench:
         return done.rate, done.requests / (ran(server.pid) - before)
 
     def misses(self, server: Child) -> None:
-        nonce = str(time.monotonic_ns())
-        load.run(self.machine, server.port, Traffic(PATH, "unique-url"), SECONDS, nonce, self.directory)
+        load.run(self.machine, server.port, Traffic(PATH, "unique-url"), SECONDS, str(time.time_ns()), self.directory)
 
     def compare(self, many: Child, few: Child, heads: int) -> None:
         found: tuple[list[tuple[float, float]], list[tuple[float, float]]] = [], []
@@ -254,8 +256,7 @@ class Bench:
     def run(self, entries: int) -> None:
         self.starts()
         core, api, entries = self.machine.server_core, self.api.port, entries - entries % WINDOWS
-        control = Child(core)
-        many, few = (Child(core, api, 2000 * (number + 200_000)) for number in (entries, FEW))
+        control, many, few = (Child(core, api, room * 2000) for room in (0, entries + 200_000, 200_000))
         empty, _ = many.tell("look"), few.tell(FEW)
         full = self.stalls("stored directly", many, control, lambda: many.tell(entries // WINDOWS))
         size, limit = full["resident"], (1.7 * 1024 - 70) * MIB * entries / 1e6 + 70 * MIB
