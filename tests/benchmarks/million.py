@@ -30,7 +30,7 @@ from proxy.app import App
 from proxy.rules.admit import Fetched, Store, complete, on_response
 from proxy.rules.fields import format_date
 from proxy.rules.message import read_head
-from proxy.rules.policy import KeyRule
+from proxy.rules.policy import KeyRule, Policy
 from proxy.rules.wire import parse_request
 from tests.benchmarks import load, upstream
 from tests.benchmarks.cases import Traffic
@@ -141,9 +141,8 @@ async def serve(orders: Connection, port: int, api: int, budget: int) -> None:
     if budget:
         base = settings.from_upstream(f"http://{HOST}:{api}")
         base = settings.override(base, listen=f"{HOST}:{port}", admin=f"{HOST}:{free_port()}")
-        rule = replace(base.routes[0].policy, key=KeyRule(ignore_query=("n",)))
-        routes = (replace(base.routes[0], policy=rule),)
-        app = App(replace(base, routes=routes, memory_max_size=budget, access_log=False))
+        route = replace(base.routes[0], policy=Policy(key=KeyRule(ignore_query=("n",))))
+        app = App(replace(base, routes=(route,), memory_max_size=budget, access_log=False))
         await app.start()
     with suppress(EOFError):
         await Server(app).obey(orders)
