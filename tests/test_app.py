@@ -21,6 +21,7 @@ import trustme
 from proxy import app as module
 from proxy.app import App, run
 from proxy.config.document import Problem
+from proxy.edges.connection import Connection
 from proxy.rules.limits import Limits
 from proxy.rules.policy import Policy
 from proxy.rules.routes import Match, Route
@@ -418,7 +419,36 @@ async def test_a_reload_changes_limits_and_trust() -> None:
                 assert (await other.answer())[0] == 431
             async with client(app) as believed:
                 await believed.get("/x")
-                assert any(connection.trusted for connection in app.shared.connections)
+                assert any(isinstance(c, Connection) and c.trusted for c in app.shared.connections)
+
+
+async def test_a_reload_changes_whom_an_open_connection_is_trusted_to_speak_for() -> None:
+    async with api() as upstream:
+        trusting = settings(upstream.url, trusted_proxies=(ip_network("127.0.0.0/8"),))
+        trusting = replace(trusting, routes=(Route("only", Match(host="b.test"), "u0", Policy()),))
+        async with running(trusting) as app, client(app) as session:
+
+            async def status() -> int:
+                session.ask("/x", "X-Forwarded-Host: b.test")
+                return (await session.answer())[0]
+
+            assert [await status() for _ in range(3)] == [200] * 3  # so often that its head is remembered
+            await app.reload(lambda: replace(trusting, trusted_proxies=()))
+            assert await status() == 404
+            await app.reload(lambda: trusting)
+            assert await status() == 200
+
+
+async def test_a_changed_body_timeout_reaches_an_upstream_that_did_not_change() -> None:
+    async with api() as upstream:
+        configured = settings(upstream.url)
+        async with running(configured) as app, client(app) as session:
+            assert await session.get("/x") == "one/x"
+            await app.reload(lambda: replace(configured, limits=replace(configured.limits, body_timeout=0.05)))
+            session.ask("/begun")
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+                await session.answer()
+            assert upstream.connections == 1
 
 
 def broken(error: Exception) -> Callable[[], Settings]:

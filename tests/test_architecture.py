@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -86,9 +87,19 @@ def test_a_forbidden_import_is_noticed_in_every_module_of_a_room(room: str, impo
         assert f"{module} -> {target}" in done.stdout
 
 
+def _may_import() -> set[tuple[str, ...]]:
+    """The pairs of edges that are one outside thing in several files."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (apart,) = (contract for contract in contracts if contract["id"] == "edges-apart")
+    return {tuple(pair.split(" -> ")) for pair in apart["ignore_imports"]}
+
+
 def test_an_edge_that_imports_a_sibling_is_noticed(tmp_path: Path) -> None:
     edges = modules("edges")
-    added = dict(zip(edges, [*edges[1:], edges[0]], strict=True))
+    may = _may_import()
+    added = {
+        edge: next(e for e in (*edges[at + 1 :], *edges[:at]) if (edge, e) not in may) for at, edge in enumerate(edges)
+    }
     done = lint_imports(tmp_path, added)
     assert done.returncode == 1, done.stdout + done.stderr
     for importer, imported in added.items():

@@ -11,16 +11,14 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from enum import Enum, auto
-from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any, Final, Generic, cast
+from typing import Final, Generic, cast
 
-from proxy.flow.heads import A, Heads
+from proxy.edges.shared import Shared
+from proxy.flow.heads import A
 from proxy.flow.inbound import Inbound
-from proxy.flow.ports import Client, ClientError
-from proxy.rules.limits import Limits
+from proxy.flow.ports import ClientError
 from proxy.rules.message import Reason
 from proxy.rules.report import TITLES, problem
 from proxy.rules.wire import ChunkedReader, Refused, SizedReader, head_bytes, refuse_early
@@ -28,24 +26,10 @@ from proxy.rules.wire import ChunkedReader, Refused, SizedReader, head_bytes, re
 _log = logging.getLogger(__name__)
 
 HIGH_WATER: Final = 64 << 10  # bytes waiting in either direction before that side is paused
-SWEEP: Final = 0.5  # seconds between two looks at the deadlines
 HALF_OPEN: Final = 5.0  # seconds of silence after which a client that closed its side of a stream is gone
 LINGER: Final = 2.0  # seconds a client gets to read a refusal before the connection is cut
 APART: Final = 16 << 10  # bytes; what is longer costs more to copy behind its head than to hand over on its own
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close sends RST
-
-Pending = Coroutine[Any, Any, None]
-
-
-@dataclass(slots=True)
-class Counters:
-    """Plain integers, read when somebody asks."""
-
-    accepted: int = 0
-    refused_full: int = 0
-    requests: int = 0
-    refused: int = 0
-    timed_out: int = 0
 
 
 class _Phase(Enum):
@@ -60,47 +44,6 @@ class _Phase(Enum):
 
 
 _IDLE: Final = _Phase.IDLE  # a global is found faster than an enum's member
-
-
-@dataclass(slots=True)
-class Shared(Generic[A]):
-    """What all connections of a process share.
-
-    `heads` reads requests, `hit` answers a plain one if it can, `begin` answers any or returns the work
-    that will, `spawn` runs that work.
-    `admitted` of the `connections` are within the limit. `draining`: every answer says
-    `Connection: close`. `idle_until` is when a connection that falls idle now will have been so for
-    too long, give or take a sweep.
-    """
-
-    heads: Heads[A]
-    hit: Callable[[A, Client], bool]
-    begin: Callable[[A, Client], Pending | None]
-    spawn: Callable[[Pending, str], asyncio.Task[None]]
-    now: Callable[[], float]
-    limits: Limits
-    trusted: Sequence[IPv4Network | IPv6Network] = ()
-    on_refusal: Callable[[str, int, Reason], None] | None = None
-    counters: Counters = field(default_factory=Counters)
-    connections: "set[Connection[A]]" = field(default_factory=set)
-    admitted: int = 0
-    draining: bool = False
-    idle_until: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.sweep()
-
-    def sweep(self) -> None:
-        """Enforce the deadlines of all connections, and tidy up."""
-        now = self.now()
-        self.idle_until = now + self.limits.idle_timeout + SWEEP
-        for connection in list(self.connections):
-            connection.check(now)
-        self.heads.tidy()
-
-    def is_trusted(self, peer: str) -> bool:
-        """Whether an address lies in the trusted networks."""
-        return bool(self.trusted and peer) and any(ip_address(peer) in network for network in self.trusted)
 
 
 class Connection(asyncio.Protocol, Generic[A]):
@@ -131,6 +74,7 @@ class Connection(asyncio.Protocol, Generic[A]):
         "_started",
         "_task",
         "_transport",
+        "_trusting",
         "_writing_paused",
         "_written",
         "peer",
@@ -156,6 +100,7 @@ class Connection(asyncio.Protocol, Generic[A]):
         self._endless = False  # the answer under way is of unknown length
         self._said, self._said_at = 0, 0.0
         self._admitted = False
+        self._trusting = shared.trusted  # the networks that the peer was judged by
         self.peer, self.trusted, self.sent = "", False, 0
         self.refused: Refused | None = None
 
@@ -167,8 +112,7 @@ class Connection(asyncio.Protocol, Generic[A]):
         shared = self._shared
         peername = self._transport.get_extra_info("peername")
         self.peer = str(peername[0]) if peername else ""
-        self.trusted = shared.is_trusted(self.peer)
-        self._known = shared.heads.known(self._scheme, trusted=self.trusted)
+        self._judge_peer()
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         shared.connections.add(self)
         shared.counters.accepted += 1
@@ -215,8 +159,7 @@ class Connection(asyncio.Protocol, Generic[A]):
             if self._phase is _Phase.TUNNEL:
                 inbound.end()
             else:
-                inbound.end("the client closed in mid-body")
-                self._refuse_or_abort(Refused(400, Reason.MALFORMED, "The request body is shorter than it says."))
+                self._body_cut_short(inbound)
         if inbound is None:
             self._advance()  # an answer may be complete whose work has not been seen to end
         # TLS has no half-open connections.
@@ -233,6 +176,19 @@ class Connection(asyncio.Protocol, Generic[A]):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         self._advance()
+
+    def settle_trust(self) -> None:
+        """Judge the peer anew. A request under way keeps the word it was read by: what would be forwarded of it
+        otherwise might not be what it was looked up as.
+        """
+        if self._asked is None:
+            self._judge_peer()
+
+    def _judge_peer(self) -> None:
+        shared = self._shared
+        self._trusting = shared.trusted
+        self.trusted = shared.is_trusted(self.peer)
+        self._known = shared.heads.known(self._scheme, trusted=self.trusted)
 
     # -- requests in
 
@@ -287,6 +243,9 @@ class Connection(asyncio.Protocol, Generic[A]):
                 self._reader = ChunkedReader() if request.length is None else SizedReader(request.length)
                 if not self._take_body():
                     return
+                if self._eof and not self._inbound.done:
+                    self._body_cut_short(self._inbound)
+                    return
             pending = shared.begin(asked, self)
         except Exception:  # noqa: BLE001 - a bug of ours must not leave a client waiting for ever
             _log.exception("a request could not be answered")
@@ -333,6 +292,11 @@ class Connection(asyncio.Protocol, Generic[A]):
         if self._reader.done:
             inbound.end()
         return True
+
+    def _body_cut_short(self, inbound: Inbound) -> None:
+        """The client closed its side before the body's end, which can never come now."""
+        inbound.end("the client closed in mid-body")
+        self._refuse_or_abort(Refused(400, Reason.MALFORMED, "The request body is shorter than it says."))
 
     def body_wanted(self) -> None:
         """The reader of the body waits for the client: its clock runs, and a client that waits to be asked is."""
@@ -429,6 +393,8 @@ class Connection(asyncio.Protocol, Generic[A]):
         inbound = self._inbound
         self._inbound = self._reader = None
         self._asked_for_body = False
+        if self._trusting is not self._shared.trusted:
+            self._judge_peer()
         if self._keep and not self._shared.draining:
             self._wait(_Phase.IDLE, self._shared.limits.idle_timeout)
             if self._reading_paused:

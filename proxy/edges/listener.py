@@ -5,7 +5,8 @@ import socket
 import ssl
 from typing import Final, Generic
 
-from proxy.edges.connection import SWEEP, Connection, Shared
+from proxy.edges.connection import Connection
+from proxy.edges.shared import SWEEP, Shared
 from proxy.flow.heads import A
 
 UNSENT: Final = 128 << 10  # bytes the kernel may hold unsent per connection

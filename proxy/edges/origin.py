@@ -8,82 +8,25 @@ answer had come, and whether the end of a body was a FIN or a reset.
 import asyncio
 import ssl as tls
 from collections.abc import AsyncIterator, Callable, Coroutine
-from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from proxy.edges.upstream_wire import PIECE, Connector, UpstreamWire, WireTunnel, close_soon, without_frames
 from proxy.flow.ports import Answer, Call, ClientError, OriginError, Tunnel
 from proxy.rules.framing import Unreadable, read_head
 from proxy.rules.message import Reason
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
-IDLE_SECONDS: Final = 15.0  # upstreams close idle connections too, and theirs would race a request
-_LINGER_SECONDS: Final = 5.0
-_PIECE: Final = 128 << 10  # bytes
 _MAX_LINE: Final = 32 << 10  # bytes
 _MAX_FIELDS: Final = 256
 _RESENDABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _UNTIMED: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None)
-
-
-class _Wire(ResponseHandler):
-    """aiohttp's end of a connection, made to tell what it keeps to itself."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self.used = False  # whether an earlier call went over it
-        self.received = 0  # bytes since the current request was sent, or since it lies idle
-        self.cut = False  # ended, and not by the upstream's FIN
-        self._lost = False
-        self._content: aiohttp.StreamReader | None = None
-
-    def data_received(self, data: bytes) -> None:
-        self.received += len(data)
-        super().data_received(data)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self.cut = self.cut or exc is not None
-        super().connection_lost(exc)
-        self._lost = True
-        self._break_off()
-
-    def between_messages(self) -> bool:
-        """Whether no part of another message has come behind the last whole one."""
-        try:
-            return self._parser is None or self._parser.feed_eof() is None
-        except HttpProcessingError:
-            return False
-
-    def watch(self, content: aiohttp.StreamReader | None) -> None:
-        """Take the body that is arriving, so that its reader learns of the connection's end; None: it is over.
-
-        A body knows its connection, so one that knew its body for longer would be garbage with it.
-        """
-        self._content = content
-        if self._lost:
-            self._break_off()
-
-    def _break_off(self) -> None:
-        # After a malformed chunk aiohttp drops the body without a word, and its reader would wait for ever.
-        content = self._content
-        if content is not None and not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError("the connection ended inside the body"))
-        self._content = None
-
-
-class _Connector(aiohttp.TCPConnector):
-    def __init__(self) -> None:
-        # The origin counts connections itself: this limit forgets to pass a freed place on when
-        # the one it was given to is cancelled at that moment.
-        super().__init__(limit=0, keepalive_timeout=IDLE_SECONDS)
-        self._factory = cast("partial[ResponseHandler]", partial(_Wire, loop=asyncio.get_running_loop()))
 
 
 class HttpOrigin:
@@ -92,7 +35,7 @@ class HttpOrigin:
     `url` is scheme://authority[/base]; the base path goes in front of every target. Durations are
     seconds: `connect_timeout` for address, TCP and TLS together, `timeout` from the call to the
     head, waiting for one of the `max_connections` included, `body_timeout` between two pieces of
-    the body. `server_name` replaces the host of `url` in SNI and verification. `spawn` owns the
+    the body, asked for each. `server_name` replaces the host of `url` in SNI and verification. `spawn` owns the
     tasks that send request bodies.
     """
 
@@ -105,7 +48,7 @@ class HttpOrigin:
         max_connections: int,
         ssl: tls.SSLContext | None,
         server_name: str | None,
-        body_timeout: float,
+        body_timeout: Callable[[], float],
         spawn: Spawn,
     ) -> None:
         scheme, _, rest = url.partition("://")
@@ -114,7 +57,7 @@ class HttpOrigin:
         self._connect_timeout = connect_timeout
         self.timeout, self.body_timeout, self.spawn = timeout, body_timeout, spawn
         self._slots = asyncio.Semaphore(max_connections)
-        self._connector = _Connector()
+        self._connector = Connector()
         # What the connector asks of a request is only where to connect to.
         self._destination = aiohttp.ClientRequest(
             "GET",
@@ -198,7 +141,7 @@ class HttpOrigin:
             else:
                 return exchange
 
-    async def _connect(self, *, fresh: bool) -> tuple[Connection, _Wire]:
+    async def _connect(self, *, fresh: bool) -> tuple[Connection, UpstreamWire]:
         while True:
             limit = asyncio.timeout(self._connect_timeout)
             try:
@@ -207,9 +150,9 @@ class HttpOrigin:
             except (aiohttp.ClientError, OSError) as error:
                 self._connector.clear_dns_cache()  # perhaps the upstream has moved
                 reason = Reason.CONNECT_TIMEOUT if limit.expired() else Reason.CONNECT
-                raise OriginError(reason, str(error)) from error
+                raise OriginError(reason, str(error)) from without_frames(error)
             wire = conn.protocol
-            if not isinstance(wire, _Wire):
+            if not isinstance(wire, UpstreamWire):
                 raise TypeError("aiohttp no longer makes connections with BaseConnector._factory")
             # Bytes that came while it lay idle would be taken for the answer to the next request.
             if not wire.used or not (fresh or wire.received or wire.should_close):
@@ -244,7 +187,7 @@ class HttpOrigin:
 class _Exchange:
     """One call on one connection, and its answer."""
 
-    def __init__(self, origin: HttpOrigin, conn: Connection, wire: _Wire, due: asyncio.Timeout) -> None:
+    def __init__(self, origin: HttpOrigin, conn: Connection, wire: UpstreamWire, due: asyncio.Timeout) -> None:
         self._origin, self._conn, self._wire = origin, conn, wire
         self._due: asyncio.Timeout | None = due
         self._upload: asyncio.Task[None] | None = None
@@ -259,7 +202,7 @@ class _Exchange:
             skip_payload=call.method == "HEAD",
             read_until_eof=True,
             auto_decompress=False,
-            read_bufsize=_PIECE,
+            read_bufsize=PIECE,
             max_line_size=_MAX_LINE,
             max_field_size=_MAX_LINE,
             max_headers=_MAX_FIELDS,
@@ -294,11 +237,12 @@ class _Exchange:
                 if not 100 <= message.code < 200 or message.code == 101:  # RFC 9110 section 15.2
                     return message, content
         except HttpProcessingError as error:
-            raise OriginError(Reason.BAD_RESPONSE, error.message.partition("\n")[0]) from error
+            raise OriginError(Reason.BAD_RESPONSE, error.message.partition("\n")[0]) from without_frames(error)
         except (aiohttp.ClientError, OSError) as error:
             if self._client_error is not None:
-                raise self._client_error from None
-            raise OriginError(Reason.DISCONNECTED, str(error)) from error
+                clients, self._client_error = self._client_error, None  # kept, it would keep this with its frames
+                raise clients from None
+            raise OriginError(Reason.DISCONNECTED, str(error)) from without_frames(error)
 
     async def _send_body(self, body: AsyncIterator[bytes], length: int | None) -> None:
         writer = StreamWriter(self._wire, asyncio.get_running_loop())
@@ -342,19 +286,19 @@ class _Exchange:
     async def _piece(self) -> bytes:
         # Server-sent events are silent for as long as nothing happens.
         events = self.head.fields.get("content-type", "").lower().startswith("text/event-stream")
-        limit = asyncio.timeout(None if events else self._origin.body_timeout)
+        limit = asyncio.timeout(None if events else self._origin.body_timeout())
         try:
             async with limit:
-                return await self._content.read(_PIECE)
+                return await self._content.read(PIECE)
         except (aiohttp.ClientError, OSError) as error:
             self._origin.errors += 1
             if limit.expired():
                 raise OriginError(Reason.TIMEOUT, "the body stalled") from None
-            raise OriginError(Reason.ABORTED, str(error)) from error
+            raise OriginError(Reason.ABORTED, str(error)) from without_frames(error)
 
     def tunnel(self) -> Tunnel:
         """The raw connection after a 101."""
-        return _Tunnel(self._wire)
+        return WireTunnel(self._wire)
 
     def close(self) -> None:
         """Give the connection back if both bodies are through, else abort it."""
@@ -364,7 +308,7 @@ class _Exchange:
         transport = self._wire.transport
         if self._wire.upgraded:
             if transport is not None:
-                _close_soon(transport)
+                close_soon(transport)
             self._conn.close()
         elif (
             transport is not None
@@ -394,46 +338,3 @@ class _Exchange:
         self._wire.cut = True
         if self._wire.transport is not None:
             self._wire.transport.abort()
-
-
-class _Tunnel:
-    """The bytes behind a 101, those that came with it included. It is its own parser to aiohttp."""
-
-    def __init__(self, wire: _Wire) -> None:
-        loop = asyncio.get_running_loop()
-        self._wire = wire
-        self._writer = StreamWriter(wire, loop)
-        self._stream = aiohttp.StreamReader(wire, _PIECE, loop=loop)
-        wire.set_parser(self, self._stream)
-        if wire.transport is None:
-            self._stream.feed_eof()
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        self._stream.feed_data(data)
-        return False, b""
-
-    def feed_eof(self) -> None:
-        self._stream.feed_eof()
-
-    async def read(self) -> bytes:
-        """Next bytes, empty at the end."""
-        return await self._stream.read(_PIECE)
-
-    async def write(self, data: bytes) -> None:
-        """Send, waiting while the upstream does not read. Raises OriginError."""
-        try:
-            await self._writer.write(data)
-            await self._writer.drain()
-        except (aiohttp.ClientError, OSError) as error:
-            raise OriginError(Reason.ABORTED, str(error)) from error
-
-    def close(self) -> None:
-        """Close both directions, once what was written is on its way."""
-        if self._wire.transport is not None:
-            _close_soon(self._wire.transport)
-
-
-def _close_soon(transport: asyncio.Transport) -> None:
-    transport.close()
-    if transport.get_write_buffer_size():
-        asyncio.get_running_loop().call_later(_LINGER_SECONDS, transport.abort)

@@ -79,7 +79,7 @@ MISTAKES = {
     "an open admin listener without a token": (GOOD + "admin: {listen: 0.0.0.0:8081}\n", {9}, "token"),
     "two routes of one name": (GOOD + "  - name: products\n    upstream: catalog\n", {9}, "products"),
     "more workers without redis": (GOOD + "workers: 4\n", {9}, "workers"),
-    "what is not available yet": (GOOD + "redis: {url: redis://localhost:6379/0}\n", {9}, "not available yet"),
+    "what is not available yet": (GOOD + "purge_method: {allow: [127.0.0.0/8]}\n", {9}, "not available yet"),
     "no routes": (GOOD[: GOOD.index("routes:")], set(), "routes"),
     "no YAML": (GOOD + "  - : [\n", set(), ""),
     "a list for a mapping": ("- listen\n", set(), ""),

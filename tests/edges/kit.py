@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final
 
-from proxy.edges.connection import Connection, Shared
+from proxy.edges.connection import Connection
 from proxy.edges.listener import Listener
+from proxy.edges.shared import Shared
 from proxy.flow.background import Background
 from proxy.flow.heads import Heads
 from proxy.flow.ports import Client
@@ -268,6 +269,7 @@ class Rig:
     def connection(self) -> "Connection[Read]":
         """The only connection there is."""
         (only,) = self.shared.connections
+        assert isinstance(only, Connection)
         return only
 
     @property

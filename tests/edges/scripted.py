@@ -111,7 +111,7 @@ async def client(
     max_connections: int = 16,
     tls: ssl.SSLContext | None = None,
     server_name: str | None = None,
-    body_timeout: float = LONG,
+    body_timeout: Callable[[], float] = lambda: LONG,
 ) -> AsyncIterator[HttpOrigin]:
     background = Background()
     origin = HttpOrigin(

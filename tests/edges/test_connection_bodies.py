@@ -8,7 +8,7 @@ import pytest
 
 from proxy.edges.connection import HIGH_WATER, LINGER
 from proxy.flow.ports import Client, ClientError
-from proxy.rules.message import Request
+from proxy.rules.message import Reason, Request
 from tests.edges.kit import Pending, Wire, chunk, chunked_post, echo, get, ok, post, read_all, rig, turns, until
 
 BIG = 16 << 20  # bytes: more than the kernel keeps for a client that does not read
@@ -195,6 +195,55 @@ async def test_a_client_that_closes_its_half_in_mid_body_is_told(head: bytes, re
         assert (here.shared.counters.refused, here.refusals) == (1, [])  # the exchange tells how it ended
         if reading:
             assert len(begin.errors) == 1
+
+
+@pytest.mark.parametrize("head", [LENGTH, LENGTH + b"abc", CHUNKED, CHUNKED + b"5\r\nabc", CHUNKED + chunk(b"abc")])
+async def test_a_body_that_was_cut_before_its_turn_came_is_not_waited_for(head: bytes) -> None:
+    gate, begun = asyncio.Event(), list[str]()
+
+    async def begin(request: Request, client: Client) -> None:
+        begun.append(request.target)
+        await (gate.wait() if request.target == "/first" else read_all(client))
+        ok(client, b"done")
+
+    async with rig(begin) as here:
+        wire = await here.connect()
+        await wire.send(get("/first"))
+        await until(lambda: begun)
+        await wire.send(head)
+        wire.shut()
+        await until(lambda: here.connection._eof)  # noqa: SLF001 - nothing public tells
+        gate.set()
+        assert (await wire.response()).status == 200
+        response = await wire.response()
+        assert (response.status, response.headers["connection"]) == (400, "close")
+        assert await wire.closed()
+        await here.ended()
+        assert begun == ["/first"]  # nobody is asked with what can never come
+        assert [(status, reason) for _, status, reason in here.refusals] == [(400, Reason.MALFORMED)]
+        assert here.shared.counters.timed_out == 0
+
+
+@pytest.mark.parametrize("raw", [post("/second", b"abc"), chunked_post("/second", b"a", b"bc")])
+async def test_a_whole_body_behind_which_the_client_closed_is_read_in_its_turn(raw: bytes) -> None:
+    gate = asyncio.Event()
+
+    async def begin(request: Request, client: Client) -> None:
+        if request.target == "/first":
+            await gate.wait()
+            ok(client)
+        else:
+            ok(client, await read_all(client))
+
+    async with rig(begin) as here:
+        wire = await here.connect()
+        await wire.send(get("/first") + raw)
+        wire.shut()
+        await until(lambda: here.connection._eof)  # noqa: SLF001 - nothing public tells
+        gate.set()
+        assert (await wire.response()).status == 200
+        assert (await wire.response()).body == b"abc"
+        assert await wire.closed()
 
 
 @pytest.mark.parametrize("cut", [lambda wire: wire.shut(), lambda wire: wire.break_off()], ids=["fin", "rst"])

@@ -10,7 +10,8 @@ from typing import Final
 import pytest
 import trustme
 
-from proxy.edges.connection import APART, HIGH_WATER, Connection, Shared
+from proxy.edges.connection import APART, HIGH_WATER, Connection
+from proxy.edges.shared import Shared
 from proxy.flow import heads
 from proxy.flow.heads import Heads
 from proxy.flow.ports import Client
@@ -231,6 +232,37 @@ async def test_who_is_trusted_and_who_is_not_do_not_share_what_was_read() -> Non
         assert len(here.reads) == 4, "each twice"
 
 
+async def test_a_change_of_who_is_trusted_is_for_open_connections_too() -> None:
+    head = get("/", "X-Forwarded-Proto: https", "X-Forwarded-Host: b.test")
+    doubted, believed = b"('GET', '/', 'a.test', 'http'", b"('GET', '/', 'b.test', 'https'"
+    async with rig(told_at_once) as here:
+        wire = await here.connect()
+        for networks, expected in (((), doubted), ((ip_network("127.0.0.0/8"),), believed), ((), doubted)):
+            here.shared.trust(networks)
+            for _ in range(3):  # so often that its head is remembered
+                await wire.send(head)
+                assert expected in (await wire.response()).body
+
+
+async def test_a_request_under_way_keeps_the_trust_it_was_read_with() -> None:
+    gate, begun = asyncio.Event(), list[str]()
+
+    async def begin(request: Request, client: Client) -> None:
+        begun.append(request.host)
+        await gate.wait()
+        ok(client, f"{request.host} {client.trusted}".encode())
+
+    async with rig(begin, trusted=[ip_network("127.0.0.0/8")]) as here:
+        wire = await here.connect()
+        head = get("/", "X-Forwarded-Host: b.test")
+        await wire.send(head + head)
+        await until(lambda: begun)
+        here.shared.trust(())
+        gate.set()
+        assert (await wire.response()).body == b"b.test True"
+        assert (await wire.response()).body == b"a.test False"
+
+
 async def test_http_and_https_do_not_share_what_was_read() -> None:
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -360,7 +392,8 @@ async def test_a_client_that_does_not_read_is_not_answered_further_however_well_
             await wire.send(HOT)
             await turns(2)
         assert 0 < len(here.seen) < 100
-        unsent = max(one._transport.get_write_buffer_size() for one in here.shared.connections)  # noqa: SLF001
+        open_ones = [one for one in here.shared.connections if isinstance(one, Connection)]
+        unsent = max(one._transport.get_write_buffer_size() for one in open_ones)  # noqa: SLF001
         assert HIGH_WATER < unsent < HIGH_WATER + len(body) + 200
         assert [len((await wire.response()).body) for _ in range(100)] == [len(body)] * 100
         assert (len(here.seen), here.reads) == (100, [])

@@ -10,6 +10,7 @@ import pytest
 from proxy.flow.ports import ClientError
 from proxy.rules.message import Reason
 from tests.edges.scripted import (
+    LONG,
     OK,
     Case,
     H,
@@ -107,8 +108,25 @@ async def test_a_large_close_delimited_body_that_is_read_slowly_arrives_whole() 
 
 async def test_a_body_that_stalls_is_a_timeout() -> None:
     for raw in (*CUT.values(), H + b"\r\nhello"):
-        async with upstream(once(raw)) as up, client(up.url, body_timeout=0.05) as origin:
+        async with upstream(once(raw)) as up, client(up.url, body_timeout=lambda: 0.05) as origin:
             assert await failure(ask(origin)) is Reason.TIMEOUT
+
+
+async def test_a_body_timeout_that_changes_is_for_what_is_waited_for_next() -> None:
+    seconds = [LONG]
+
+    async def script(peer: Peer, _: int) -> None:
+        await peer.head()
+        await peer.send(H + b"Content-Length: 10\r\n\r\nhello")
+        await peer.rest()
+
+    async with upstream(script) as up, client(up.url, body_timeout=lambda: seconds[0]) as origin:
+        answer = await origin.fetch(get())
+        chunks = answer.chunks()
+        assert await anext(chunks) == b"hello"
+        seconds[0] = 0.02
+        assert await failure(anext(chunks)) is Reason.TIMEOUT
+        answer.close()
 
 
 async def test_each_event_is_handed_on_as_it_comes() -> None:

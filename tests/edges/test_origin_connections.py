@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import trustme
 
-from proxy.edges import origin as module
+from proxy.edges import upstream_wire as module
 from proxy.rules.message import Reason
 from tests.edges.scripted import (
     EMPTY,
