@@ -15,6 +15,9 @@ from proxy.rules.message import Entry, Reason, Request
 from proxy.rules.report import Account
 from proxy.rules.respond import from_entry, unmodified
 
+_Said = tuple[Entry, float, bytes, bytes, str, int, int]  # until when, head, tail, route, status and bytes of body
+
+_MANY: Final = 1024  # answers that are remembered until their Age or ttl changes
 _SMALL: Final = 4 << 10  # bytes; the 304 of an entry is remembered by all that is stored of it, or by its head
 
 
@@ -35,6 +38,7 @@ class Exchange:
         self._store, self._log, self._flights = store, log, flights
         self._fill, self._answers, self._clock = fill, answers, clock
         self._now, self._fresh, self._journal = clock.now, store.fresh, answers.journal
+        self._said: dict[Asked, _Said] = {}
         self._relay = Relay(store, log, flights, fill, answers, clock)
 
     def read(self, request: Request) -> Asked:
@@ -44,38 +48,51 @@ class Exchange:
     def hit(self, asked: Asked, client: Client) -> bool:
         """Answer a plain request from a fresh entry, if nothing else stands in the way: what most requests come to.
 
-        It decides nothing: `begin` would do the same. Nothing is made here but what goes out.
+        It decides nothing: `begin` would do the same.
         """
         now = self._now()
-        entry, lane = self._fresh(asked.key, asked.fields, now), asked.lane
-        if entry is None or lane is None:
+        entry = self._fresh(asked.key, asked.fields, now)
+        if entry is None:
             return False
-        terms = entry.terms
-        if terms.policy != lane.fingerprint or terms.always_validate or (asked.personal and not terms.stated):
-            return False
-        times = now - entry.born, entry.fresh_until - now
+        said = self._said.get(asked)
+        if said is None or said[0] is not entry or now >= said[1]:
+            said = self._say(asked, entry, now)
+            if said is None:
+                return False
+        client.put(said[2], said[3])
+        if self._journal is not None:
+            self._journal.hit(asked, client.peer, said[4], said[5], said[6], self._now() - now)
+        return True
+
+    def _say(self, asked: Asked, entry: Entry, now: float) -> _Said | None:
+        """The answer, remembered where it is small: what is asked for often is often asked for within one second."""
+        lane, terms = asked.lane, entry.terms
+        if lane is None or terms.policy != lane.fingerprint or terms.always_validate:
+            return None
+        if asked.personal and not terms.stated:
+            return None
+        age, left = now - entry.born, entry.fresh_until - now
         lead, rest, end = entry.lead, entry.rest, entry.head_end
         if asked.whole and not entry.pieces:
-            client.put(lead + lane.hit_lines % times, rest)
-            if self._journal is None:
-                return True
+            head, tail = lead + lane.hit_lines % (age, left), rest
             status, sent = int(lead[9:12]), len(rest) - end
         elif (
             asked.condition is not None
             and end <= _SMALL
             and (bare := unmodified(lead, rest if len(rest) <= _SMALL else rest[:end], end, asked.condition))
         ):
-            client.put(bare, lane.hit_end % times)
-            status, sent = 304, 0
+            head, tail, status, sent = bare, lane.hit_end % (age, left), 304, 0
         else:
-            reply = from_entry(asked.request, entry, lane.hit_lines % times)
+            reply = from_entry(asked.request, entry, lane.hit_lines % (age, left))
             if reply.pieces:
-                return False
-            client.put(reply.head, reply.tail)
-            status, sent = reply.status, reply.sent
-        if self._journal is not None:
-            self._journal.hit(asked, client.peer, lane.route.name, status, sent, self._now() - now)
-        return True
+                return None
+            head, tail, status, sent = reply.head, reply.tail, reply.status, reply.sent
+        said = (entry, now + min(1 - age % 1, left % 1), head, tail, lane.route.name, status, sent)
+        if len(rest) <= _SMALL:
+            if len(self._said) == _MANY:
+                self._said.clear()
+            self._said[asked] = said
+        return said
 
     def begin(self, asked: Asked, client: Client) -> Pending | None:
         """Answer now, or return what must wait for the upstream or a slow reader."""
@@ -115,13 +132,13 @@ class Exchange:
             tags=asked.tags,
             request_id=asked.request.fields.get("x-request-id") or self._answers.request_ids(),
             now=now,
-            seen=self._log.n,
+            seen=self._log.position,
         )
 
     def _stored(self, visit: Visit) -> Entry | None:
         if not visit.lane.policy.enabled:
             return None
-        entry = self._store.find(visit.key, visit.request)
+        entry = self._store.find(visit.key, visit.request, visit.now)
         # Stored under another policy is not what the operator wants now.
         return entry if entry is not None and entry.terms.policy == visit.lane.fingerprint else None
 

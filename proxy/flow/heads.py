@@ -1,5 +1,6 @@
 """Request heads that were read before: most clients send the same bytes again and again."""
 
+import gc
 from collections.abc import Callable
 from sys import getrefcount
 from typing import Final, Generic, TypeVar
@@ -18,14 +19,17 @@ LONG: Final = 2048  # bytes; heads longer than that are read every time
 _PER_HEAD: Final = 800  # bytes of objects around what is known of one head
 _PER_FIELD: Final = 350  # and around one of its fields
 _AT_ONCE: Final = 250  # heads freed at a time
+_WALKED: Final = 64  # heads kept between two collections
 _MANY: Final = 8  # heads with the same fields, from which on each weighs no more than its own
 
 
 class Heads(Generic[A]):
-    """Reads heads. `look` finds out what may be known of a request before it is asked."""
+    """Reads heads. `look` finds out what may be known of a request before it is asked; `collect` has the garbage
+    collector look at what is new.
+    """
 
-    def __init__(self, look: Callable[[Request], A]) -> None:
-        self._look = look
+    def __init__(self, look: Callable[[Request], A], collect: Callable[[], object] = gc.collect) -> None:
+        self._look, self._collect, self._kept = look, collect, 0
         self._known: dict[tuple[str, bool], Memo[bytes, A]] = {}
         self._sections: Memo[bytes, Section] = Memo(SECTIONS, _weight_of_section)
 
@@ -46,8 +50,12 @@ class Heads(Generic[A]):
         sections = self._sections if short else None
         request = parse_request(raw, scheme, trusted=trusted, max_headers=limits.max_headers, sections=sections)
         asked = self._look(request)
-        if short:
-            known.offer(raw, asked)
+        if short and known.offer(raw, asked):
+            self._kept += 1
+            # The collector counts what is made less what is freed: where each head that is kept frees another it
+            # would wait until tens of thousands of objects are new, and walk them all at once.
+            if self._kept % _WALKED == 0:
+                self._collect()
         return asked
 
     def forget(self) -> None:

@@ -32,15 +32,16 @@ class Memo(Generic[K, V]):
             self._keep(key, value)
         return value
 
-    def offer(self, key: K, value: V) -> None:
-        """A result that had to be worked out."""
+    def offer(self, key: K, value: V) -> bool:
+        """A result that had to be worked out; whether it is kept."""
         mark = hash(key)
         if mark in self._seen:
             self._keep(key, value)
-        else:
-            if len(self._seen) >= MARKS:
-                self._seen.clear()
-            self._seen.add(mark)
+            return True
+        if len(self._seen) >= MARKS:
+            self._seen.clear()
+        self._seen.add(mark)
+        return False
 
     def clear(self) -> None:
         """Forget everything."""

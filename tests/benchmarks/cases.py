@@ -9,20 +9,26 @@ from tests.benchmarks.upstream import ETAG
 
 @dataclass(frozen=True)
 class Subject:
-    """A server. `config` is laid over Readthrough's configuration, top-level key by key; `log` is its access log."""
+    """A server. `config` is laid over Readthrough's configuration, top-level key by key; `log` is its access log;
+    `busy` is how many microseconds the floor works before it answers; `redis`: it has one, on the core of the load.
+    """
 
     name: str
     kind: Literal["readthrough", "nginx", "floor"]
     config: Mapping[str, Any] = field(default_factory=dict)
     log: bool = False
+    busy: int = 0
+    redis: bool = False
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What is asked: always the same, one of `keys` URLs drawn with Zipf's skew 1.0, or something new each time."""
+    """What is asked: always the same, one of `keys` URLs drawn with Zipf's skew 1.0 or all alike, or something new each
+    time.
+    """
 
     path: str
-    draw: Literal["same", "zipf", "unique-url", "unique-field"] = "same"
+    draw: Literal["same", "zipf", "even", "unique-url", "unique-field"] = "same"
     extra: tuple[tuple[str, str], ...] = ()  # fields beside the usual eleven
     connections: int = 64
     keys: int = 1
@@ -57,10 +63,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Promise:
-    """A bound on the ratio of a case's first subject to another: of rates at least, of the 99th percentile at most."""
+    """A bound on the ratio of a case's first subject to another: of rates at least, of the 99th percentile at most.
+    Against nobody it is a bound on the rate itself.
+    """
 
     case: str
-    against: str
+    against: str | None
     bound: float
     measure: Literal["rate", "p99"] = "rate"
     aim: float | None = None
@@ -72,6 +80,8 @@ READTHROUGH: Final = Subject("readthrough", "readthrough", GENEROUS)
 DEFAULT: Final = Subject("readthrough", "readthrough")
 NGINX: Final = Subject("nginx", "nginx")
 FLOOR: Final = Subject("floor", "floor")
+MEMORY_COLD: Final = Subject("readthrough, memory cold", "readthrough", {"memory": {"max_size": "1KiB"}}, redis=True)
+BUSY: Final = Subject("floor, 24 µs busy", "floor", busy=24)  # what a head costs in the process that is read anew
 BOTH: Final = (READTHROUGH, NGINX)
 ALL: Final = (READTHROUGH, NGINX, FLOOR)
 LOGGING: Final = (
@@ -89,8 +99,19 @@ CASES: Final = (
     Case("hit-304", "hit, If-None-Match, 304", ALL, CONDITIONAL, status=304, size=0),
     Case("hit-log", "hit, 1 KiB, access log on", LOGGING, ONE),
     Case("hit-zipf", "hit, 10,000 URLs, Zipf 1.0", BOTH, Traffic("/1k/products/", "zipf", keys=10_000)),
-    Case("hit-unique-field", "hit, each with an X-Request-Id", BOTH, Traffic("/1k/products/1", "unique-field")),
+    Case(
+        "hit-unique-field",
+        "hit, each with an X-Request-Id",
+        (*BOTH, BUSY),
+        Traffic("/1k/products/1", "unique-field"),
+    ),
     Case("hit-1000", "hit, 1,000 connections", ALL, Traffic("/1k/products/1", connections=1000)),
+    Case(
+        "redis-1k",
+        "read from Redis, 2,000 URLs",
+        (MEMORY_COLD, READTHROUGH),
+        Traffic("/1k/products/", "even", keys=2_000),
+    ),
     Case("miss", "miss, each a new URL", (DEFAULT, NGINX), Traffic("/1k/products/", "unique-url"), cached=False),
     Case(
         "pass",
@@ -109,6 +130,7 @@ PROMISES: Final = (
     Promise("hit-zipf", "nginx", 1.1),
     Promise("hit-304", "nginx", 1.2),
     Promise("hit-log", "nginx", 1.0),
+    Promise("redis-1k", None, 15_000),
     Promise("latency", "nginx", 1.0, "p99"),
 )
 

@@ -1,10 +1,12 @@
 """The bare floor: what uvloop alone can do. It finds the end of a head and writes one prepared answer.
 
-Run as a script: `floor.py PORT BODY_BYTES STATUS`. Nothing that answers from Python on uvloop can be faster.
+Run as a script: `floor.py PORT BODY_BYTES STATUS [BUSY]`. Nothing that answers from Python on uvloop can be faster.
+With BUSY it works for so many microseconds before each answer: what a server costs that has that much to do.
 """
 
 import asyncio
 import sys
+from time import perf_counter
 from typing import cast
 
 import uvloop
@@ -32,8 +34,8 @@ def answer(status: int, size: int) -> bytes:
 class Floor(asyncio.Protocol):
     """A connection. Pipelined and cut requests are answered, since a load generator may send them."""
 
-    def __init__(self, prepared: bytes) -> None:
-        self._prepared = prepared
+    def __init__(self, prepared: bytes, busy: float) -> None:
+        self._prepared, self._busy = prepared, busy
         self._rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -46,15 +48,21 @@ class Floor(asyncio.Protocol):
         start = 0
         while (end := data.find(b"\r\n\r\n", start)) >= 0:
             start = end + 4
+            if self._busy:
+                done = perf_counter() + self._busy
+                while perf_counter() < done:
+                    pass
             self._write(self._prepared)
         if start != len(data):
             self._rest = data[start:]
 
 
-async def serve(port: int, prepared: bytes) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: Floor(prepared), "127.0.0.1", port, backlog=4096)
+async def serve(port: int, prepared: bytes, busy: float) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Floor(prepared, busy), "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), answer(int(sys.argv[3]), int(sys.argv[2]))))
+    port, size, status, busy = [int(argument) for argument in (*sys.argv[1:], "0")[:4]]
+    uvloop.run(serve(port, answer(status, size), busy / 1e6))

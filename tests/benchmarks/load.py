@@ -55,9 +55,9 @@ def script(traffic: Traffic, nonce: str, directory: Path) -> str:
         path = f"{path}{MARK}"
     before, _, after = request(path, extra).partition(MARK.encode())
     ends = f"local before, after = {_lua(before)}, {_lua(after)}\n"
-    if traffic.draw == "zipf":
+    if traffic.draw in ("zipf", "even"):
         sequence = directory / "sequence"
-        sequence.write_text(" ".join(map(str, zipf(traffic.keys, DRAWS))))
+        sequence.write_text(" ".join(map(str, zipf(traffic.keys, DRAWS, skew=int(traffic.draw == "zipf")))))
         return f"""{ends}
 local made, drawn, n = {{}}, {{}}, 0
 for key = 1, {traffic.keys} do made[key] = before .. key .. after end
@@ -76,9 +76,11 @@ end
 {DONE}"""
 
 
-def zipf(keys: int, draws: int) -> list[int]:
-    """Numbers from 1 to `keys`, each as often as its rank's inverse; the same ones every time."""
-    cumulated = list(itertools.accumulate(1 / rank for rank in range(1, keys + 1)))
+def zipf(keys: int, draws: int, skew: int = 1) -> list[int]:
+    """Numbers from 1 to `keys`, each as often as its rank's inverse, or with skew 0 all alike; the same ones every
+    time.
+    """
+    cumulated = list(itertools.accumulate(1 / rank**skew for rank in range(1, keys + 1)))
     return random.Random(SEED).choices(range(1, keys + 1), cum_weights=cumulated, k=draws)
 
 

@@ -32,7 +32,7 @@ class Bench:
     say: Callable[[str], None]
 
     def watch(self, server: Server) -> Watch:
-        return Watch(self.machine, (server.pid, self.api.pid))
+        return Watch(self.machine, (server.pid, self.api.pid, *server.besides))
 
 
 def orders(subjects: Sequence[Subject], rounds: int) -> list[list[Subject]]:

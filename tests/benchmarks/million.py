@@ -125,7 +125,7 @@ class Server:
             head = read_head(before + format_date(wall).encode() + fields + end)
             got = Fetched(
                 *(asked.request, asked.key, head, len(body), False, sent, app.clock.now(), wall),
-                *(app.log.epoch, app.log.n, lane.fingerprint, asked.tags, app.clock.roll()),
+                *(app.log.position, lane.fingerprint, asked.tags, app.clock.roll()),
             )
             verdict = on_response(got, lane.policy, None)
             assert isinstance(verdict, Store)

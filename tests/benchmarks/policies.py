@@ -1,10 +1,8 @@
 """Eviction policies by their papers, and the one that ships, for the comparison in eviction.py."""
 
 import math
-from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from itertools import count
 from typing import Final, Protocol
 
 from proxy.edges.memory import OVERHEAD, Memory
@@ -219,89 +217,6 @@ class S3Fifo(_TwoQueues):
             main.push(slot)
 
 
-class _Ghosts:
-    """Fingerprints of what was evicted, with the time of it, counted in evictions. 4 bytes each, half for either.
-
-    A newer one overwrites whatever has its place: there is nothing to search, to chain or to hash anew.
-    """
-
-    def __init__(self, places: int) -> None:
-        self._words = array("I", bytes(4 * places))
-        self._mask = places - 1  # places is a power of two
-        self._shift = max(0, places.bit_length() - 9)  # the times are told apart to 1/256 of the places
-        self._evicted = 0
-
-    def add(self, key: int) -> None:
-        mixed = hash((key,))
-        self._evicted += 1
-        self._words[mixed & self._mask] = (mixed >> 32 & 0xFFFF) << 16 | self._evicted >> self._shift & 0xFFFF
-
-    def take(self, key: int, among: float) -> bool:
-        """Whether the key is among the last so many of these evictions. Once it is asked for, it is no ghost."""
-        mixed = hash((key,))
-        word = self._words[mixed & self._mask]
-        if not word or word >> 16 != mixed >> 32 & 0xFFFF:
-            return False
-        self._words[mixed & self._mask] = 0
-        return ((self._evicted >> self._shift) - word & 0xFFFF) << self._shift < among
-
-
-class Adaptive(_TwoQueues):
-    """S3-FIFO's queues with one flag instead of a counter, and a share of the young that adapts as in CAR (Bansal
-    and Modha, FAST 2004): a miss on what was evicted from the young asks for more room for the young, a miss on
-    what was evicted from the main queue for less, the more so the fewer of those ghosts are remembered.
-    """
-
-    LEAST: Final = 0.1  # of the budget is for the young, to begin with and always
-    MOST: Final = 0.9
-    STEP: Final = 2  # bytes by which that changes, by byte of the object that returns
-    BACK: Final = 4  # and up to so many times that where it gets less
-    WALK: Final = 32  # entries that an eviction may spare before it takes the next
-    BYTES_BY_PLACE: Final = 2048  # of the budget, of which the places for either kind of ghosts take 0.2 to 0.4 %
-
-    def __init__(self, budget: int) -> None:
-        super().__init__(budget)
-        self.target = self.LEAST * budget  # bytes for the young
-        places = 1 << max(0, (budget // self.BYTES_BY_PLACE).bit_length() - 1)
-        self._young_ghosts, self._main_ghosts = _Ghosts(places), _Ghosts(places)
-
-    def request(self, key: int, size: int) -> bool:
-        slot = self.main.slots.get(key) or self.young.slots.get(key)
-        if slot is not None:
-            slot.hits = 1
-            return True
-        if size <= self.budget:
-            queue = self.main if self._returns(key, size) else self.young
-            while self.size + size > self.budget:
-                self._evict()
-            queue.push(_Slot(key, size))
-        return False
-
-    def _returns(self, key: int, size: int) -> bool:
-        """Whether the key was evicted not long ago, which says which of the queues is too short."""
-        share = self.target / self.budget
-        half = (len(self.young.slots) + len(self.main.slots)) / 2
-        if self._young_ghosts.take(key, (1 - share) * half):
-            self.target = min(self.target + self.STEP * size, self.MOST * self.budget)
-            return True
-        if self._main_ghosts.take(key, share * half):
-            back = min(self.BACK, max(1, (1 - share) / share))
-            self.target = max(self.target - self.STEP * size * back, self.LEAST * self.budget)
-            return True
-        return False
-
-    def _evict(self) -> None:
-        young, main = self.young, self.main
-        for spared in count():
-            of_young = bool(young.slots) and (young.size > self.target or not main.slots)
-            slot = (young if of_young else main).pop()
-            if not slot.hits or spared == self.WALK:
-                (self._young_ghosts if of_young else self._main_ghosts).add(slot.key)
-                return
-            slot.hits = 0
-            main.push(slot)
-
-
 class _Weight(bytes):
     """Bytes that are as long as they say and take no room."""
 
@@ -317,10 +232,10 @@ class Shipped:
     """
 
     _SCALE: Final = 16
-    _TERMS: Final = Terms((), (), (), "", "", 0.0, 0.0, 0.0, False, False, True, 0.0)
+    _TERMS: Final = Terms((), (), (), "", 0.0, 0.0, 0.0, False, False, False, True, 0.0)
 
     def __init__(self, budget: int) -> None:
-        self._memory = Memory(budget * self._SCALE, InvalidationLog(""))
+        self._memory = Memory(budget * self._SCALE, InvalidationLog())
 
     def request(self, key: int, size: int) -> bool:
         name = f"http://h/{key}"
@@ -343,6 +258,5 @@ POLICIES: Final[Mapping[str, Callable[[int], Policy]]] = {
     "SIEVE": Sieve,
     "S3-FIFO": S3Fifo,
     "S3-FIFO, 1 hit": lambda budget: S3Fifo(budget, threshold=1),
-    "adaptive": Adaptive,
     "shipped": Shipped,
 }

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.benchmarks import floor, nginx, upstream
@@ -17,12 +17,13 @@ from tests.benchmarks.load import Failed
 from tests.benchmarks.machine import Machine
 from tests.benchmarks.wire import ask
 from tests.e2e.process import ROOT, free_port
+from tests.redis_servers import single
 
 
 @dataclass(frozen=True)
 class Server:
     """A subject that runs. `pid` is the process that answers; `log` its access log, where it writes one, `errors` what
-    else it has to say.
+    else it has to say, `besides` what else must run for it.
     """
 
     subject: Subject
@@ -30,6 +31,7 @@ class Server:
     pid: int
     errors: Path
     log: Path | None = None
+    besides: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -97,14 +99,26 @@ def asked(port: int) -> int:
 
 @contextmanager
 def started(subject: Subject, case: Case, machine: Machine, directory: Path, api: int) -> Iterator[Server]:
-    """A subject on the server's core, in front of the upstream on port `api`."""
+    """A subject on the server's core, in front of the upstream on port `api`, with what it needs beside it."""
+    if not subject.redis:
+        with _alone(subject, case, machine, directory, api) as server:
+            yield server
+        return
+    with single() as redis:  # on the core of the load, as everything that is not moved
+        behind = replace(subject, config={**subject.config, "redis": {"url": redis.url}})
+        with _alone(behind, case, machine, directory, api) as server:
+            yield replace(server, subject=subject, besides=(int(redis.info("server")["process_id"]),))
+
+
+@contextmanager
+def _alone(subject: Subject, case: Case, machine: Machine, directory: Path, api: int) -> Iterator[Server]:
     place = directory / subject.name
     place.mkdir()
     port = free_port()
     errors = place / f"{subject.name}.stderr"
     log: Path | None = None
     if subject.kind == "floor":
-        command = [sys.executable, floor.__file__, str(port), str(case.size), str(case.status)]
+        command = [sys.executable, floor.__file__, *map(str, (port, case.size, case.status, subject.busy))]
     elif subject.kind == "nginx":
         log = place / "access.log" if subject.log else None
         file = place / "nginx.conf"

@@ -81,9 +81,11 @@ def test_the_table_is_markdown_with_its_numbers_to_the_right() -> None:
         (Promise("case", "theirs", 1.0, "p99"), True),
         (Promise("case", "theirs", 0.99, "p99"), False),
         (Promise("not measured", "theirs", 9.0), True),
+        (Promise("case", None, RESULT.medians("ours").rate), True),
+        (Promise("case", None, RESULT.medians("ours").rate + 1), False),
     ],
 )
-def test_a_promise_is_a_bound_on_a_ratio(promise: Promise, held: bool) -> None:
+def test_a_promise_is_a_bound_on_a_ratio_or_on_a_rate(promise: Promise, held: bool) -> None:
     text, verdict = report.promises([RESULT], [promise])
     assert verdict is held
     assert ("MISSED" in text) is not held
@@ -115,7 +117,7 @@ def test_names_are_unique_and_promises_about_something() -> None:
         assert len({subject.name for subject in case.subjects}) == len(case.subjects)
     for promise in PROMISES:
         (case,) = (case for case in CASES if case.name == promise.case)
-        assert promise.against in [subject.name for subject in case.subjects[1:]]
+        assert promise.against in [None, *(subject.name for subject in case.subjects[1:])]
         assert (promise.measure == "p99") is (case.rate is not None)
 
 

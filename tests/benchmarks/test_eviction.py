@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.benchmarks import eviction
 from tests.benchmarks.eviction import Row, compared, hit_ratio, tables
-from tests.benchmarks.policies import LRU, POLICIES, Adaptive, Clock, Policy, S3Fifo, Sieve
+from tests.benchmarks.policies import LRU, POLICIES, Clock, Policy, S3Fifo, Shipped, Sieve
 from tests.benchmarks.traces import BURST, OBJECTS, REQUESTS, SIZE, Trace, in_bursts, interleaved, traces, twice
 
 
@@ -103,64 +103,27 @@ def test_s3_fifo_keeps_from_a_scan_what_was_hit_enough() -> None:
     assert hits(S3Fifo(10, threshold=1), "AAA BB CDEFGHIJKLMNOP AB") == "AABAB"
 
 
-@pytest.mark.parametrize("make", [S3Fifo, Adaptive])
-def test_what_comes_back_soon_outlives_the_next_scan(make: Callable[[int], Policy]) -> None:
+def test_what_comes_back_soon_outlives_the_next_scan() -> None:
     letters = 4096  # bytes of each
-    policy = make(10 * letters)
+    policy = S3Fifo(10 * letters)
     for key in [*range(11), 0, *range(100, 112)]:
         assert not policy.request(key, letters)
     assert policy.request(0, letters)
 
 
-def scanned(policy: Policy, first: int, keys: int) -> None:
-    for key in range(first, first + keys):
-        policy.request(key, SIZE)
-
-
-def test_the_young_get_more_room_when_they_come_back_and_less_when_the_others_do() -> None:
-    policy = Adaptive(1000 * SIZE)
-    start = policy.target
-    for _ in range(2):
-        scanned(policy, 0, 900)
-    scanned(policy, 1000, 250)  # for which all 900 pass, and the first of these go
-    assert not policy.request(1100, SIZE)
-    assert 1100 in policy.main.slots
-    more = policy.target
-    assert more == start + 2 * SIZE
-    for key in range(1101, 1190):  # they pass too, and for them the first of the main queue go
-        policy.request(key, SIZE)
-    before = policy.target
-    assert before > more
-    assert not policy.request(0, SIZE)
-    assert 0 in policy.main.slots
-    assert policy.target == before - 2 * SIZE * min(4, policy.budget / before - 1)
-
-
-def test_an_eviction_spares_few() -> None:
-    policy = Adaptive(1000 * SIZE)
-    for _ in range(2):
-        scanned(policy, 0, 1000)
-    policy.request(1000, SIZE)
-    spared = [slot for slot in policy.main.slots.values() if not slot.hits]
-    assert len(spared) == Adaptive.WALK
-    assert policy.size == policy.budget
-
-
-def test_the_adaptive_one_withstands_a_scan_that_lru_does_not() -> None:
+def test_the_store_that_ships_withstands_a_scan_that_lru_does_not() -> None:
     rng = random.Random("quick")
     keys = interleaved(rng, 0.8, count(OBJECTS), 0.3)[:60_000]
     trace = Trace("quick", keys, [SIZE] * (max(keys) + 1), "scan")
-    row = compared(trace, {"LRU": LRU, "adaptive": Adaptive})[1]
-    assert row.gain("adaptive") > 3
+    row = compared(trace, {"LRU": LRU, "shipped": Shipped})[1]
+    assert row.gain("shipped") > 3
 
 
-def test_it_finds_how_long_the_young_must_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_finds_how_long_the_young_must_be_kept() -> None:
     """Two thirds of the requests are keys that come exactly twice, too far apart for a share of 0.1."""
     keys = twice(random.Random("quick"), 600)[:120_000]
     trace = Trace("twice", keys, [SIZE] * (max(keys) + 1))
-    adapted = hit_ratio(Adaptive(1000 * SIZE), trace)
-    monkeypatch.setattr(Adaptive, "STEP", 0)
-    assert adapted > hit_ratio(Adaptive(1000 * SIZE), trace) + 10
+    assert hit_ratio(Shipped(1000 * SIZE), trace) > hit_ratio(S3Fifo(1000 * SIZE, threshold=1), trace) + 10
 
 
 def test_purges_are_no_requests() -> None:

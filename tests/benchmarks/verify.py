@@ -20,7 +20,7 @@ def before(case: Case, server: Server, api: int) -> int:
 
 
 def _paths(traffic: Traffic) -> list[str]:
-    if traffic.draw == "zipf":
+    if traffic.draw in ("zipf", "even"):
         return [f"{traffic.path}{key}" for key in range(1, traffic.keys + 1)]
     return [traffic.path]
 

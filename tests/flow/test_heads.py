@@ -1,5 +1,6 @@
 """Heads that were read before: what is kept, for whom, and how much of it."""
 
+import gc
 import tracemalloc
 
 import pytest
@@ -27,12 +28,15 @@ class Read:
     """Heads, and how often one had to be looked at."""
 
     def __init__(self) -> None:
-        self.times = 0
-        self.heads = Heads(self._look)
+        self.times = self.collections = 0
+        self.heads = Heads(self._look, self._collect)
 
     def _look(self, request: Request) -> Looked:
         self.times += 1
         return Looked(request)
+
+    def _collect(self) -> None:
+        self.collections += 1
 
     def __call__(self, raw: bytes, scheme: str = "http", *, trusted: bool = False, limits: Limits = LIMITS) -> Looked:
         return self.heads.read(raw, scheme, trusted=trusted, limits=limits)
@@ -128,3 +132,31 @@ def test_what_is_kept_of_heads_weighs_what_it_is_said_to(targets: int, monkeypat
     finally:
         tracemalloc.stop()
     assert room < kept < 3.5 * room, "two generations, a third being freed, and the sections"
+
+
+def test_where_as_many_heads_are_freed_as_are_kept_the_collector_has_few_to_walk_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It counts what is made less what is freed, so by itself it would hardly ever look."""
+    monkeypatch.setattr(module, "HEADS", 200_000)
+    monkeypatch.setattr(module, "SECTIONS", 200_000)
+    walked: list[int] = []
+
+    def collect() -> None:
+        walked.append(len(gc.get_objects(0)) + len(gc.get_objects(1)))
+        gc.collect()
+
+    heads = Heads(Looked, collect)
+    gc.collect()
+    for number in range(1000):
+        raw = raw_head(HOST, *[f"X-{field}: {number}" for field in range(10)])
+        for _ in range(2):
+            heads.read(raw, "http", trusted=False, limits=LIMITS)
+    assert max(walked) < 5_000
+
+
+def test_heads_that_are_not_kept_need_no_collection() -> None:
+    read = Read()
+    for number in range(1000):
+        read(raw_head(HOST, f"X-Request-Id: {number}"))
+    assert read.collections == 0

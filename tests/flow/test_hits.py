@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.edges.memory import Memory
+from proxy.flow import exchange
 from proxy.flow.breaker import Breaker
 from proxy.flow.invalidation import Kind
-from proxy.flow.site import Lane, Site, Upstream, read
+from proxy.flow.site import Asked, Lane, Site, Upstream, read
 from proxy.rules.admit import INLINE
 from proxy.rules.lookup import Serve, on_request
 from proxy.rules.message import Entry, Fields, Reason, Request
@@ -20,7 +21,7 @@ from proxy.rules.report import Account
 from proxy.rules.respond import age_line, from_entry
 from proxy.rules.routes import Match, Route
 from proxy.rules.wire import field_lines
-from tests.flow.kit import ETAG, FRESH, PLAIN, STALEABLE, FakeClient, FakeOrigin, World
+from tests.flow.kit import ETAG, FRESH, PLAIN, STALEABLE, FakeClient, FakeOrigin, World, request
 from tests.rules.build import NOW as AT
 from tests.rules.build import admitted, policies, requests
 
@@ -29,7 +30,9 @@ LATER: Final = "Tue, 14 Nov 2023 13:00:00 GMT"
 LARGE: Final = bytes(range(256)) * (2 * INLINE // 256) + b"and a bit"
 
 
-UPSTREAM: Final = Upstream("up", "up.internal", preserve_host=False, origin=FakeOrigin(), breaker=Breaker(5, 5.0))
+UPSTREAM: Final = Upstream(
+    "up", "up.internal", preserve_host=False, timeout=30.0, origin=FakeOrigin(), breaker=Breaker(5, 5.0)
+)
 
 
 class Watched(Memory):
@@ -37,9 +40,9 @@ class Watched(Memory):
 
     finds = 0
 
-    def find(self, key: str, request: Request) -> Entry | None:
+    def find(self, key: str, request: Request, now: float) -> Entry | None:
         self.finds += 1
-        return super().find(key, request)
+        return super().find(key, request, now)
 
 
 class Unhurried(Memory):
@@ -73,6 +76,7 @@ RESPONSES: Final = {
     "plain": ((FRESH,), b"hello, world", 200),
     "with validators": ((FRESH, ETAG, STAMP, "Content-Type: a"), b"hello, world", 200),
     "with a weak tag": ((FRESH, 'ETag: W/"1"'), b"hello, world", 200),
+    "with signs of percent": ((FRESH, ETAG, "X: 100%d%", "Cache-Status: a%s"), b"100 %d", 200),
     "empty": ((FRESH, ETAG), b"", 200),
     "not found": ((FRESH, ETAG), b"not here", 404),
     "moved": ((FRESH, ETAG, "Location: /b"), b"", 301),
@@ -282,3 +286,51 @@ async def test_what_is_asked_for_the_short_way_is_kept_when_room_is_made() -> No
             w.last.reply(FRESH, body=b"x" * 1000)
             await w.idle()
         assert w.memory.evictions > 150
+
+
+def again(w: World, known: Asked) -> bytes:
+    """What the very same head is answered, and that one which is read anew is answered alike."""
+    one, other = FakeClient(), FakeClient()
+    w.clients += [one, other]
+    assert w.exchange.hit(known, one)
+    assert w.exchange.hit(w.exchange.read(known.request), other)
+    assert one.raw == other.raw
+    return one.raw
+
+
+@pytest.mark.parametrize("asking", [(), ('If-None-Match: "1"',), ("Range: bytes=1-3",)], ids=["200", "304", "206"])
+async def test_what_is_said_again_is_said_for_its_own_moment(asking: tuple[str, ...]) -> None:
+    async with World(noted=False) as w:
+        await filled(w, FRESH, ETAG, body=b"hello, world", status=200, after=0.3)
+        known, said = w.exchange.read(request(*asking)), set()
+        for step in (0.0, 0.2, 0.49, 0.01, 0.001, 0.999, 1.0, 0.7, 30.3, 0.4):
+            w.clock.at += step
+            said.add(again(w, known))
+        assert len(said) > 5, "time passes"
+
+
+async def test_what_was_said_is_not_said_of_what_has_replaced_it() -> None:
+    async with World(noted=False) as w:
+        await filled(w, FRESH, body=b"old", status=200, after=0.3)
+        known = w.exchange.read(request())
+        assert again(w, known).endswith(b"old")
+        w.purge()
+        assert not w.exchange.hit(known, FakeClient())
+        await filled(w, FRESH, body=b"new", status=200, after=0.0)
+        assert again(w, known).endswith(b"new")
+        w.purge(soft=True)
+        assert not w.exchange.hit(known, FakeClient())
+
+
+async def test_what_is_remembered_of_what_was_said_is_bounded_and_small() -> None:
+    async with World(noted=False) as w:
+        await filled(w, FRESH, body=b"x" * 4096, status=200, after=0.3)
+        large = w.exchange.read(request())
+        again(w, large)
+        assert len(w.exchange._said) == 0  # noqa: SLF001 - what it keeps alive is seen from nowhere else
+        w.purge()
+        await filled(w, FRESH, body=b"x", status=200, after=0.3)
+        for _ in range(exchange._MANY + 10):  # noqa: SLF001
+            again(w, w.exchange.read(request()))
+            w.clients.clear()
+        assert len(w.exchange._said) <= exchange._MANY  # noqa: SLF001
