@@ -12,7 +12,7 @@ COMPILE := .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-
 	--generate-hashes --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench bench-million bench-eviction format lock clean
+.PHONY: help run test check bench bench-million bench-eviction format lock clean redis-server
 .DELETE_ON_ERROR:
 
 help:
@@ -33,7 +33,7 @@ else
 	@$(BIN)/readthrough serve --upstream '$(UPSTREAM)' --listen '$(LISTEN)' --admin '$(ADMIN)'
 endif
 
-test: .venv/installed-dev .venv/installed-node
+test: .venv/installed-dev .venv/installed-node redis-server
 	$(BIN)/pytest $(ARGS)
 
 check: .venv/installed-dev
@@ -81,6 +81,14 @@ clean:
 .venv/installed-dev: .venv/installed requirements-dev.lock
 	$(PIP) --require-hashes -r requirements-dev.lock
 	@touch $@
+
+# Tests of what instances share need a Redis server. Where there is none, and Debian's packages may be
+# installed, one is, without starting it as a service; where they may not, the tests say what to install.
+redis-server:
+	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null \
+		|| ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] \
+		|| { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+			apt-get install -qq -y --no-install-recommends redis-server >/dev/null; } || true
 
 # The conformance suite needs Node 18 or newer with npm; where the machine has none, a package carries one.
 .venv/installed-node: .venv/installed requirements-node.lock

@@ -9,21 +9,27 @@ import signal
 import ssl
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib.metadata import version
 from itertools import count
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvloop
 
+from proxy.admin.access import Access
+from proxy.admin.invalidations import Invalidations
 from proxy.admin.server import AdminServer
+from proxy.admin.throttle import Throttle
 from proxy.certificates import load_pair, server_context, upstream_context
 from proxy.edges.clock import Clock
-from proxy.edges.connection import Shared
 from proxy.edges.journal import AccessLog
 from proxy.edges.listener import Listener
 from proxy.edges.memory import Memory
 from proxy.edges.origin import HttpOrigin, Spawn
+from proxy.edges.shared import Shared
+from proxy.fleet import Fleet
 from proxy.flow.answers import Answers
 from proxy.flow.background import Background
 from proxy.flow.breaker import Breaker
@@ -31,7 +37,6 @@ from proxy.flow.exchange import Exchange
 from proxy.flow.fill import Fill
 from proxy.flow.flights import FlightMemory, Flights
 from proxy.flow.heads import Heads
-from proxy.flow.invalidation import InvalidationLog
 from proxy.flow.site import Lane, Site, Upstream
 from proxy.rules.message import Reason
 from proxy.rules.routes import Route
@@ -57,16 +62,10 @@ async def _serve(settings: Settings, reload: Callable[[], Settings]) -> int:
     except ValueError as error:  # a certificate of an upstream's that cannot be used
         _log.error("cannot start: %s", error)
         return 1
-    stop, rush = asyncio.Event(), asyncio.Event()
-
-    def on_stop(*, delayed: bool) -> None:
-        if stop.is_set() or not delayed:
-            rush.set()  # Ctrl-C has nobody to wait for; a second signal means now
-        stop.set()
-
+    stopping = Stopping()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, lambda: on_stop(delayed=True))
-    loop.add_signal_handler(signal.SIGINT, lambda: on_stop(delayed=False))
+    loop.add_signal_handler(signal.SIGTERM, lambda: stopping.ask(delayed=True))
+    loop.add_signal_handler(signal.SIGINT, lambda: stopping.ask(delayed=False))
     loop.add_signal_handler(signal.SIGHUP, lambda: app.background.spawn(app.reload(reload), "reload"))
     try:
         await app.start()
@@ -74,22 +73,49 @@ async def _serve(settings: Settings, reload: Callable[[], Settings]) -> int:
         _log.error("cannot start: %s", error)
         await app.close()
         return 1
-    await stop.wait()
-    return await app.stop(rush)
+    await stopping.asked.wait()
+    return await app.stop(stopping.rush)
+
+
+class Stopping:
+    """Whether it was `asked` to stop, and whether it is to `rush`."""
+
+    def __init__(self) -> None:
+        self.asked, self.rush = asyncio.Event(), asyncio.Event()
+
+    def ask(self, *, delayed: bool) -> None:
+        """A signal. Ctrl-C, which is not `delayed`, has nobody to wait for; a second signal means now."""
+        if self.asked.is_set() or not delayed:
+            self.rush.set()
+        self.asked.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Berth:
+    """The place of one process among several that serve on one port: which it is, the Unix socket where it answers
+    as admin, and the file whose lock orders what they all write.
+    """
+
+    number: int
+    admin: Path
+    turns: Path
 
 
 class App:
-    """One running instance."""
+    """One running instance; with a `berth`, one of the processes that make it up."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, berth: Berth | None = None) -> None:
+        self.settings, self._berth = settings, berth
         self.clock = Clock()
         self.background = Background()
-        self.log = InvalidationLog(epoch=os.urandom(8).hex())
+        self.fleet = Fleet(settings.redis, self.clock)
+        self.log = self.fleet.log
         self.memory = Memory(settings.memory_max_size, self.log)
         self.flights = Flights(self.log, FlightMemory(settings.limits.flight_memory))
-        self.journal = AccessLog(sys.stdout.fileno(), self.clock.wall) if settings.access_log else None
-        fill = Fill(self.memory, self.log, self.flights, self.background, self.clock)
+        turns = None if berth is None else berth.turns
+        self.journal = AccessLog(sys.stdout.fileno(), self.clock.wall, turns) if settings.access_log else None
+        fleet = self.fleet
+        fill = Fill(self.memory, self.log, self.flights, self.background, self.clock, fleet.store, fleet.told)
         answers = Answers(self.clock, self.journal, _request_ids(), self.background)
         self._upstreams: dict[UpstreamSettings, Upstream] = {}
         self.exchange = Exchange(self._site(settings), self.memory, self.log, self.flights, fill, answers, self.clock)
@@ -105,7 +131,12 @@ class App:
         )
         self.listener = Listener(self.shared)
         self._serving = False
-        self.admin = AdminServer(lambda: self._serving)
+        self.admin = AdminServer(
+            lambda: self._serving,
+            access=self._access,
+            components=fleet.state,
+            parts=[Invalidations(fleet.told, lambda: self.exchange.site, Throttle(self.clock.now))],
+        )
         self._tls_watch: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -117,15 +148,17 @@ class App:
             seen = _stamp(settings.tls)
             context = server_context(settings.tls.certificate, settings.tls.key)
             self._watch_certificate(context, settings.tls, seen)
-        await self.admin.listen(settings.admin.listen.host, settings.admin.listen.port)
-        port = await self.listener.listen(settings.listen.host, settings.listen.port, context)
+        await self.fleet.start()
+        if self._berth is None:
+            await self.admin.listen(settings.admin.listen.host, settings.admin.listen.port)
+        else:
+            await self.admin.listen_at(self._berth.admin)
+        host, port = settings.listen.host, settings.listen.port
+        port = await self.listener.listen(host, port, context, reuse_port=self._berth is not None)
         self._serving = True
         _spare_the_collector()
-        scheme = "https" if context else "http"
-        _log.info(
-            "readthrough %s serves %s://%s:%d", version("readthrough"), scheme, _shown(settings.listen.host), port
-        )
-        _log.info("health is at http://%s:%d/readyz", _shown(settings.admin.listen.host), settings.admin.listen.port)
+        if self._berth is None:
+            announce(settings, port)
 
     async def reload(self, read: Callable[[], Settings]) -> None:
         """Take up a new configuration, or keep the old one and say why."""
@@ -138,20 +171,12 @@ class App:
         except (OSError, ValueError) as error:
             _log.error("configuration not reloaded, the old one stays: %s", error)
             return
-        for name, old, new in (
-            ("listen", self.settings.listen, fresh.listen),
-            ("admin.listen", self.settings.admin.listen, fresh.admin.listen),
-            ("tls", self.settings.tls, fresh.tls),
-            ("access_log", self.settings.access_log, fresh.access_log),
-            ("limits.flight_memory", self.settings.limits.flight_memory, fresh.limits.flight_memory),
-        ):
-            if old != new:
-                _log.warning("%s cannot change while running: restart for it", name)
-        self.settings = fresh
+        fresh = self.settings = settled(fresh, self.settings)
         self.exchange.site = site
         self.memory.resize(fresh.memory_max_size)
         self.background.spawn(self._shrink(), "shrink")
-        self.shared.limits, self.shared.trusted = fresh.limits, fresh.trusted_proxies
+        self.shared.limits = fresh.limits
+        self.shared.trust(fresh.trusted_proxies)
         self.shared.heads.forget()
         _log.info("configuration reloaded")
         gone = [self._upstreams.pop(u) for u in set(self._upstreams) - set(fresh.upstreams.values())]
@@ -192,6 +217,7 @@ class App:
         await self.background.drain(within=0.0)
         for upstream in self._upstreams.values():
             await upstream.origin.close()
+        await self.fleet.close()
         await self.admin.close()
         if self.journal is not None:
             self.journal.close()
@@ -200,7 +226,7 @@ class App:
 
     def _site(self, settings: Settings) -> Site:
         """Routes and upstreams; an upstream that did not change keeps its connections and its breaker."""
-        timeout, spawn = settings.limits.body_timeout, self.background.spawn
+        timeout, spawn = self._body_timeout, self.background.spawn
         made = {u: self._upstreams.get(u) or _upstream(u, timeout, spawn) for u in settings.upstreams.values()}
         self._upstreams.update(made)
         lanes = {}
@@ -208,6 +234,13 @@ class App:
             upstream = settings.upstreams[route.upstream]
             lanes[route.name] = Lane(route, made[upstream], _fingerprint(route, upstream))
         return Site(settings.routes, lanes)
+
+    def _access(self) -> Access:
+        admin = self.settings.admin
+        return Access(admin.listen.host, admin.token, admin.hosts)
+
+    def _body_timeout(self) -> float:
+        return self.settings.limits.body_timeout
 
     def _refused(self, peer: str, status: int, reason: Reason) -> None:
         if self.journal is not None:
@@ -225,6 +258,38 @@ class App:
             _log.warning("certificate not read again, the old one stays: %s", error)
         again = asyncio.get_running_loop().call_later
         self._tls_watch = again(_CERTIFICATE_POLL, self._watch_certificate, context, tls, seen)
+
+
+def announce(settings: Settings, port: int) -> None:
+    """Log where to connect."""
+    scheme = "https" if settings.tls else "http"
+    _log.info("readthrough %s serves %s://%s:%d", version("readthrough"), scheme, _shown(settings.listen.host), port)
+    _log.info("health is at http://%s:%d/readyz", _shown(settings.admin.listen.host), settings.admin.listen.port)
+
+
+def settled(fresh: Settings, running: Settings) -> Settings:
+    """What a reload leads to: `fresh`, but for what cannot change while running, which stays and is named."""
+    for name, old, new in (
+        ("listen", running.listen, fresh.listen),
+        ("workers", running.workers, fresh.workers),
+        ("admin.listen", running.admin.listen, fresh.admin.listen),
+        ("tls", running.tls, fresh.tls),
+        ("redis", running.redis, fresh.redis),
+        ("access_log", running.access_log, fresh.access_log),
+        ("limits.flight_memory", running.limits.flight_memory, fresh.limits.flight_memory),
+    ):
+        if old != new:
+            _log.warning("%s cannot change while running: restart for it", name)
+    return replace(
+        fresh,
+        listen=running.listen,
+        workers=running.workers,
+        admin=replace(fresh.admin, listen=running.admin.listen),
+        tls=running.tls,
+        redis=running.redis,
+        access_log=running.access_log,
+        limits=replace(fresh.limits, flight_memory=running.limits.flight_memory),
+    )
 
 
 def _spare_the_collector() -> None:
@@ -253,7 +318,7 @@ async def _either(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-def _upstream(settings: UpstreamSettings, body_timeout: float, spawn: Spawn) -> Upstream:
+def _upstream(settings: UpstreamSettings, body_timeout: Callable[[], float], spawn: Spawn) -> Upstream:
     tls = settings.tls
     context = None
     if settings.url.startswith("https:"):
@@ -270,7 +335,9 @@ def _upstream(settings: UpstreamSettings, body_timeout: float, spawn: Spawn) -> 
         spawn=spawn,
     )
     breaker = Breaker(settings.breaker.failures, settings.breaker.open)
-    return Upstream(settings.name, urlsplit(settings.url).netloc, settings.preserve_host, origin, breaker)
+    return Upstream(
+        settings.name, urlsplit(settings.url).netloc, settings.preserve_host, settings.timeout, origin, breaker
+    )
 
 
 def _fingerprint(route: Route, upstream: UpstreamSettings) -> str:

@@ -1,38 +1,40 @@
-"""The command line: what to serve and how to say no. Exit codes: 0 done, 1 failed, 2 wrong input."""
+"""The command line: what to serve and how to say no.
+
+Exit codes: 0 done, 1 failed, 2 wrong input, 3 accepted but not yet applied everywhere.
+"""
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from proxy import settings
-from proxy.settings import ConfigError, Settings
+from proxy.admin.durations import seconds
+
+if TYPE_CHECKING:
+    from proxy.settings import Settings
+
+_WAIT: Final = "2s"
+_WAITS: Final = 30.0  # seconds, which the admin endpoint waits at most
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code. Raises SystemExit(2) where the arguments are wrong."""
     parser = _parser()
     given = sys.argv[1:] if argv is None else argv
-    if given and given[0] in ("explain", "purge", "stats"):
+    if given and given[0] in ("explain", "stats"):
         parser.error(f"{given[0]} is not available yet in this release")
     args = parser.parse_args(given)
-    try:
-        match args.command:
-            case "serve":
-                return _serve(args, parser)
-            case "check":
-                return _check(args.config)
-            case "schema":
-                print(json.dumps(settings.json_schema(), indent=2))
-            case _:
-                return _version()
-    except ConfigError as error:
-        _complain(map(str, error.errors))
-        return 2
-    return 0
+    match args.command:
+        case "purge":
+            return _purge(args)
+        case "version":
+            return _version()
+        case _:
+            return _configured(args, parser)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,16 +48,74 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--upstream", metavar="URL", help="front this API, without a configuration")
     serve.add_argument("--listen", metavar="HOST:PORT", help="where clients connect (0.0.0.0:8080)")
     serve.add_argument("--admin", metavar="HOST:PORT", help="where operators connect (127.0.0.1:8081)")
+    serve.add_argument("--worker", help=argparse.SUPPRESS)  # how the supervisor starts the processes of `workers: N`
 
     check = commands.add_parser("check", help="say everything that is wrong with a configuration", allow_abbrev=False)
     check.add_argument("-c", "--config", metavar="FILE", required=True, help="YAML configuration")
 
     commands.add_parser("schema", help="print the JSON Schema of the configuration", allow_abbrev=False)
+    _add_purge(commands)
     commands.add_parser("version", help="print the version", allow_abbrev=False)
     return parser
 
 
+def _add_purge(commands: Any) -> None:  # noqa: ANN401 - argparse does not name this type
+    purge = commands.add_parser(
+        "purge",
+        help="make stored answers disappear, in every instance",
+        description="Make stored answers disappear, in every instance. What is named in one call goes at once;"
+        " --url, --prefix, --tag and --host may be given several times.",
+        epilog="Exit codes: 0 applied everywhere, 1 failed, 2 wrong input, 3 accepted but not yet applied everywhere.",
+        allow_abbrev=False,
+    )
+    for name, metavar, what in (
+        ("url", "U", "this URL with all its variants; /path means on every scheme and host"),
+        ("prefix", "P", "everything below this URL or path, cut at segments"),
+        ("tag", "T", "everything with this tag"),
+        ("host", "H", "everything of this host"),
+    ):
+        purge.add_argument(f"--{name}", metavar=metavar, action="append", default=[], help=what)
+    purge.add_argument("--all", action="store_true", help="everything")
+    purge.add_argument("--soft", action="store_true", help="make it stale, to be served while it is asked for anew")
+    purge.add_argument(
+        "--wait", metavar="TIME", default=_WAIT, help=f"for every instance to have applied it, at most 30s ({_WAIT})"
+    )
+    _add_instance(purge)
+    purge.set_defaults(error=purge.error)
+
+
+def _add_instance(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--admin", metavar="URL", help="where the admin listener is (READTHROUGH_ADMIN, http://127.0.0.1:8081)"
+    )
+    command.add_argument("--token", metavar="T", help="its token; others can see it here: rather READTHROUGH_TOKEN")
+
+
+def _configured(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """The commands that read a configuration."""
+    from proxy import settings  # noqa: PLC0415 - what only talks to a running instance starts fast without
+
+    try:
+        match args.command:
+            case "serve":
+                return _serve(args, parser)
+            case "check":
+                return _check(args.config)
+            case _:
+                print(json.dumps(settings.json_schema(), indent=2))
+    except settings.ConfigError as error:
+        _complain(map(str, error.errors))
+        return 2
+    return 0
+
+
 def _serve(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    if args.worker is not None:
+        from proxy.worker import work  # noqa: PLC0415 - see below
+
+        return work(args.worker)
+    from proxy import settings  # noqa: PLC0415 - see above
+
     if (args.config is None) == (args.upstream is None):
         parser.error(
             "serve needs -c FILE or --upstream URL"
@@ -63,7 +123,7 @@ def _serve(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             else "drop --upstream, which is a whole configuration, or -c"
         )
 
-    def read() -> Settings:
+    def read() -> "Settings":
         base = (
             settings.from_upstream(args.upstream)
             if args.config is None
@@ -73,16 +133,87 @@ def _serve(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     first = read()
     # The other commands start fast because they do not load the server.
+    if first.workers > 1:
+        from proxy.workers import supervise  # noqa: PLC0415
+
+        return supervise(first, read)
     from proxy.app import run  # noqa: PLC0415
 
     return run(first, read)
 
 
 def _check(config: str) -> int:
+    from proxy import settings  # noqa: PLC0415 - see above
+
     _, warnings = settings.check(Path(config), os.environ)
     _complain(f"{warning.place}: warning: {warning.text}" for warning in warnings)
     print(f"{config}: ok")
     return 0
+
+
+def _purge(args: argparse.Namespace) -> int:
+    from proxy.admin.client import DEFAULT, Instance, Unanswered  # noqa: PLC0415 - the others start faster without
+
+    error: Callable[[str], NoReturn] = args.error
+    lists = {"urls": args.url, "prefixes": args.prefix, "tags": args.tag, "hosts": args.host}
+    members: dict[str, Any] = {name: given for name, given in lists.items() if given}
+    if args.all:
+        members["all"] = True
+    if not members:
+        error("name what is to go: --url, --prefix, --tag, --host or --all")
+    wait = seconds(args.wait)
+    if wait is None:
+        error(f"--wait: {args.wait!r} is not a duration; write 250ms or 2s")
+    try:
+        instance = Instance.at(
+            args.admin or os.environ.get("READTHROUGH_ADMIN") or DEFAULT,
+            args.token or os.environ.get("READTHROUGH_TOKEN") or None,
+        )
+    except ValueError as wrong:
+        error(f"the admin listener: {wrong}")
+    try:
+        answer = instance.post(f"/invalidate?wait={args.wait}", {**members, "soft": args.soft}, min(wait, _WAITS))
+    except Unanswered as silence:
+        _complain([f"not purged, as far as is known: {silence}"])
+        return 1
+    match answer.status:
+        case 200:
+            print(f"purged: {_plain(answer.members.get('id'))}, {_everywhere(answer.members)}")
+            return 0
+        case 202:
+            _complain([f"accepted: {_plain(answer.members.get('id'))}, {_missing(answer.members)}"])
+            return 3
+        case status:
+            _complain([f"not purged: {instance} says {status}: {_plain(answer.members.get('detail', 'nothing more'))}"])
+            _complain(_mistakes(answer.members))
+            return 2 if status in (400, 413) else 1
+
+
+def _everywhere(members: Mapping[str, Any]) -> str:
+    applied = members.get("applied")
+    if not isinstance(applied, dict) or not applied:
+        return "applied"
+    slowest = max((ms for ms in applied.values() if isinstance(ms, int | float)), default=0)
+    return f"applied by {len(applied)} instance{'s' if len(applied) > 1 else ''} within {slowest:g} ms"
+
+
+def _missing(members: Mapping[str, Any]) -> str:
+    pending = members.get("pending")
+    if not isinstance(pending, list) or not pending:
+        return "but it is not known by whom it is applied"
+    return f"but not yet applied by {', '.join(map(_plain, pending))}"
+
+
+def _mistakes(members: Mapping[str, Any]) -> Iterable[str]:
+    errors = members.get("errors")
+    for error in errors if isinstance(errors, list) else ():
+        if isinstance(error, dict):
+            yield "  {}: {}; {}".format(*(_plain(error.get(name)) for name in ("at", "what", "instead")))
+
+
+def _plain(text: object) -> str:
+    """What somebody else has said, without anything that a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
 def _version() -> int:

@@ -67,6 +67,19 @@ class Admin:
 
 
 @dataclass(frozen=True, slots=True)
+class Redis:
+    """What many instances share. While it is out of reach a purge may be missed for up to `max_blind` seconds,
+    unless hits are to be `revalidate`d then. `drop`: what a gap in the log puts in doubt is not worth asking after.
+    """
+
+    url: str = field(repr=False)
+    prefix: str = "rt"
+    revalidate: bool = False
+    max_blind: float = 30.0
+    drop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamTls:
     """PEM files towards an upstream, and the name its certificate must carry instead of the URL's host."""
 
@@ -112,6 +125,7 @@ class Settings:
     shutdown: Shutdown = Shutdown()
     admin: Admin = Admin()
     memory_max_size: int = _DEFAULT_MEMORY
+    redis: Redis | None = None
     workers: int = 1
 
 
@@ -156,7 +170,7 @@ _UPSTREAM: Final = Section(
 _ROOT: Final = Section(
     {
         "listen": Key(ADDRESS, "Where clients connect."),
-        "workers": Key(_COUNT, "Processes. More than 1 is not available yet."),
+        "workers": Key(_COUNT, "Processes that serve on one port. More than 1 needs redis."),
         "tls": Key(
             Section(
                 {
@@ -224,17 +238,22 @@ _ROOT: Final = Section(
                     "url": Key(REDIS_URL, "Where it is.", required=True),
                     "prefix": Key(NAMED, "What its keys begin with."),
                     "when_unreachable": Key(
-                        Choice({"serve": "serve", "revalidate": "revalidate"}), "What hits do without it."
+                        Choice({"serve": False, "revalidate": True}),
+                        "What hits do without it: serve for max_blind, or ask the upstream.",
+                        field="revalidate",
                     ),
                     "max_blind": Key(_WAIT, "For how long a purge may be missed."),
                     "after_gap": Key(
-                        Choice({"revalidate": "revalidate", "drop": "drop"}), "What a gap in the log does."
+                        Choice({"revalidate": False, "drop": True}),
+                        "What becomes of entries when invalidations are lost.",
+                        field="drop",
                     ),
                 },
+                Redis,
+                built=True,
                 private=True,
             ),
             "What many instances share.",
-            available=False,
         ),
         "upstreams": Key(MapOf(NAMED, _UPSTREAM, least=1), "The APIs, by name.", required=True),
         "defaults": Key(
@@ -322,16 +341,24 @@ def _check_listeners(values: Mapping[str, Any], reading: Reading) -> None:
             reading.error("admin.listen" if reading.given("admin.listen") else "listen", what, instead)
     if isinstance(tls := values.get("tls"), ServerTls):
         _try_out("tls", partial(server_context, tls.certificate, tls.key), reading)
-    if values.get("workers", 1) not in (1, BAD):
-        reading.error("workers", "more than 1 is not available yet in this release", "write 1, or leave it out")
+    if values.get("workers", 1) not in (1, BAD) and "redis" not in values:
+        what = "more than 1 needs redis: without it every process would have purges and copies of its own"
+        reading.error("workers", what, "add redis.url, or write 1")
+    if isinstance(redis := values.get("redis"), Redis):
+        from proxy.edges.redis_topology import parse_url  # noqa: PLC0415 - a client library, loaded where it is used
+
+        _try_out("redis.url", partial(parse_url, redis.url), reading, "redis://host:6379/0 is the plain form")
 
 
-def _try_out(at: str, use: Callable[[], object], reading: Reading) -> None:
-    """Certificate files are mended more easily now than when somebody connects."""
+_PEM: Final = "name PEM files, the key without a passphrase and the certificate's own"
+
+
+def _try_out(at: str, use: Callable[[], object], reading: Reading, instead: str = _PEM) -> None:
+    """What cannot be used is mended more easily now than when somebody connects."""
     try:
         use()
     except ValueError as error:
-        reading.error(at, str(error), "name PEM files, the key without a passphrase and the certificate's own")
+        reading.error(at, str(error), instead)
 
 
 def _check_upstreams(values: Mapping[str, Any], reading: Reading) -> None:

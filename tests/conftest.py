@@ -1,13 +1,54 @@
-"""Every async test runs on the loop that serves in production."""
+"""Every async test runs on the loop that serves in production; Redis servers that cost seconds are started once."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 
+import pytest
 import uvloop
+
+from tests.redis_servers import Cluster, Sentinels, single
 
 LOOPS: Final[Mapping[str, Callable[[], uvloop.Loop]]] = MappingProxyType({"uvloop": uvloop.new_event_loop})
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], uvloop.Loop]]:
     return LOOPS
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A server that all tests share and leave unharmed: each keeps to keys of its own."""
+    url = os.environ.get("TEST_REDIS_URL")
+    if url:
+        yield url
+    else:
+        with single() as server:
+            yield server.url
+
+
+@pytest.fixture(scope="session")
+def all_sentinels() -> Iterator[Sentinels]:
+    with Sentinels() as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def all_nodes() -> Iterator[Cluster]:
+    with Cluster() as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def sentinels(all_sentinels: Sentinels) -> Sentinels:
+    """Everybody alive and in sync, whatever the test before did to them."""
+    all_sentinels.heal()
+    return all_sentinels
+
+
+@pytest.fixture
+def cluster(all_nodes: Cluster) -> Cluster:
+    """Everybody alive and in sync, whatever the test before did to them."""
+    all_nodes.heal()
+    return all_nodes

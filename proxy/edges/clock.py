@@ -2,16 +2,28 @@
 
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Final
+
+JITTER: Final = 0.05  # seconds of error in telling what time it is elsewhere
 
 
-@dataclass(frozen=True, slots=True)
 class Clock:
     """Seconds. `now` never goes back and is for durations; `wall` is for HTTP dates; `roll` draws
     from (0, 1].
     """
 
-    now: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
-    roll: Callable[[], float] = lambda: 1.0 - random.random()  # noqa: S311 - chance, not secrecy
+    __slots__ = ("_offset", "now", "roll")
+
+    def __init__(self) -> None:
+        self.now = time.monotonic
+        self.roll = lambda: 1.0 - random.random()  # noqa: S311 - chance, not secrecy
+        self._offset = 0.0
+
+    def wall(self) -> float:
+        """Seconds since the epoch, as corrected."""
+        return time.time() + self._offset
+
+    def correct(self, offset: float) -> None:
+        """What `wall` says is so many seconds behind the clock that all go by; what may be jitter is ignored."""
+        if abs(offset) >= JITTER:
+            self._offset += offset

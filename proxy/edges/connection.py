@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 HIGH_WATER: Final = 64 << 10  # bytes waiting in either direction before that side is paused
 HALF_OPEN: Final = 5.0  # seconds of silence after which a client that closed its side of a stream is gone
 LINGER: Final = 2.0  # seconds a client gets to read a refusal before the connection is cut
+UNASKED: Final = 1.0  # seconds for the first request of a new connection while the process stops
 APART: Final = 16 << 10  # bytes; what is longer costs more to copy behind its head than to hand over on its own
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close sends RST
 
@@ -480,9 +481,12 @@ class Connection(asyncio.Protocol, Generic[A]):
         self._transport.close()
 
     def close_if_idle(self) -> None:
-        """Close if no request is under way."""
+        """Close if no request is under way. The first one may be, of a client that has just connected."""
         if self._phase is _Phase.IDLE and not self._buffer:
-            self._finish_writing()
+            if self._written:
+                self._finish_writing()
+            else:
+                self._deadline = min(self._deadline, self._shared.now() + UNASKED)
 
     def _wait(self, phase: _Phase, seconds: float) -> None:
         self._phase, self._deadline = phase, self._shared.now() + seconds

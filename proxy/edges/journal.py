@@ -2,15 +2,21 @@
 
 The loop only makes lines and appends them to a list. Every tenth of a second what is there goes to
 a thread, which is the one that waits when the pipe behind standard output is full.
+
+Several processes may write to one pipe, which cuts what is longer than 4 KiB into pieces and mixes them. So
+each batch is written under the lock of a file that they share. The file is empty, but while a line may be half
+written, one byte long: who finds it so knows that the writer before has died, and begins a new line.
 """
 
 import asyncio
+import fcntl
 import os
 import queue
 import select
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 import orjson
@@ -24,15 +30,16 @@ INTERVAL: Final = 0.1  # seconds between batches
 
 class AccessLog:
     """Writes outcomes to a file descriptor. `dropped` counts the lines that found no room, `lost` those
-    that could not be written.
+    that could not be written. `turns` is the file whose lock is held meanwhile, None where nobody else writes.
     """
 
-    def __init__(self, descriptor: int, wall: Callable[[], float]) -> None:
+    def __init__(self, descriptor: int, wall: Callable[[], float], turns: Path | None = None) -> None:
         self.dropped = self.lost = 0
         self._descriptor, self._wall = descriptor, wall
         self._lines: list[bytes] = []
         self._taken = self._done = 0  # bytes; the loop raises the one, the thread the other: no lock
         self._torn = False  # what was written last ends within a line
+        self._turns = None if turns is None else os.open(turns, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._batches: queue.SimpleQueue[list[bytes] | None] = queue.SimpleQueue()
         self._timer: asyncio.TimerHandle | None = None
         self._stamped = -1, b""  # the last millisecond that was written out
@@ -106,10 +113,25 @@ class AccessLog:
     def _write_batches(self) -> None:
         while (batch := self._batches.get()) is not None:
             data = b"".join(batch)
-            self._write(b"\n" + data if self._torn else data)
+            if self._turns is None:
+                self._write(data)
+            else:
+                self._take_turn(self._turns, data)
             self._done += len(data)
 
+    def _take_turn(self, turns: int, data: bytes) -> None:
+        fcntl.flock(turns, fcntl.LOCK_EX)
+        try:
+            self._torn = os.fstat(turns).st_size > 0
+            os.ftruncate(turns, 1)  # a hole, so that a full disk does not matter
+            self._write(data)
+            if not self._torn:
+                os.ftruncate(turns, 0)
+        finally:
+            fcntl.flock(turns, fcntl.LOCK_UN)
+
     def _write(self, data: bytes) -> None:
+        data = b"\n" + data if self._torn else data
         left = memoryview(data)
         while left:
             try:
@@ -129,6 +151,8 @@ class AccessLog:
         self._hand_over()
         self._batches.put(None)
         self._writer.join(timeout=1.0)
+        if self._turns is not None and not self._writer.is_alive():
+            os.close(self._turns)
 
 
 def _request(request: Request, route: str | None, request_id: str) -> dict[str, str | None]:

@@ -141,25 +141,25 @@ class Memory:
             if slot is None:
                 return None
             entry = slot.entry
-        if slot.checked != self._log.n:
+        if slot.checked != self._log.position:
             judged = self._judged(slot)
             if judged is None:
                 return None
             entry = judged
-        if now >= entry.fresh_until:
+        if now >= entry.fresh_until or now >= self._log.trusted_until:
             return None
         slot.asked = True
         return entry
 
-    def find(self, key: str, request: Request) -> Entry | None:
+    def find(self, key: str, request: Request, now: float) -> Entry | None:
         """The newest valid variant that the request selects."""
         slot = _selected(self._first(key), request.fields)
         if slot is None:
             return None
-        if slot.checked != self._log.n and self._judged(slot) is None:
-            return self.find(key, request)
+        if slot.checked != self._log.position and self._judged(slot) is None:
+            return self.find(key, request, now)
         slot.asked = True
-        return slot.entry
+        return slot.entry if now < self._log.trusted_until else self._log.vouched(slot.entry, now)
 
     def holds(self, key: str) -> bool:
         """Whether the key has any variant."""
@@ -180,6 +180,8 @@ class Memory:
         asked, queue = False, self._young
         old = self._slot(entry)
         if old is not None:
+            if old.entry is entry:
+                return True  # all who waited for it bring it
             if old.entry.seq > entry.seq or old.entry.stored_at > entry.stored_at:
                 return False  # an older fetch never overwrites a newer one
             asked, queue = old.asked, old.queue
@@ -187,7 +189,7 @@ class Memory:
         elif self._missed(_mark(entry), cost):
             queue = self._main
         self._make_room(self.budget - cost)
-        slot = _Slot(entry, self._log.n)
+        slot = _Slot(entry, self._log.position)
         slot.asked = asked
         queue.push(slot, cost)
         self._chain(slot)
@@ -216,7 +218,7 @@ class Memory:
         if judged is None:
             self._remove(slot)
         else:
-            slot.entry, slot.checked = judged, self._log.n
+            slot.entry, slot.checked = judged, self._log.position
         return judged
 
     def _first(self, key: str) -> _Slot | None:

@@ -15,14 +15,31 @@ from proxy.flow.flights import (
     Streaming,
 )
 from proxy.flow.invalidation import InvalidationLog, Kind
-from proxy.flow.ports import Answer, Call, Clock, OriginError, Store
+from proxy.flow.ports import (
+    Alone,
+    Answer,
+    Apart,
+    Broken,
+    Call,
+    Claim,
+    Clock,
+    Found,
+    Lead,
+    Lease,
+    OriginError,
+    SharedLog,
+    SharedStore,
+    Store,
+    Wanted,
+)
 from proxy.flow.site import Visit
 from proxy.rules import admit
 from proxy.rules.admit import Fetched, Freshen, Pass, UseStale, complete, on_head, on_response
 from proxy.rules.forward import forwarded_headers
 from proxy.rules.keys import same_origin_target
-from proxy.rules.lookup import SAFE_METHODS
-from proxy.rules.message import Entry, Headers, Reason
+from proxy.rules.lookup import SAFE_METHODS, Fetch, has_credentials
+from proxy.rules.message import Entry, Fwd, Headers, Reason
+from proxy.rules.report import failure_status
 
 _log = logging.getLogger("readthrough")
 
@@ -34,18 +51,53 @@ _OF_THE_RESOURCE: Final = frozenset({404, 405, 410, 414})  # other 4xx speak of 
 
 
 class Fill:
-    """Everything that goes upstream goes through here."""
+    """Everything that goes upstream goes through here. `shared` and `told` are what there is of other instances."""
 
     def __init__(
-        self, store: Store, log: InvalidationLog, flights: Flights, background: Background, clock: Clock
+        self,
+        store: Store,
+        log: InvalidationLog,
+        flights: Flights,
+        background: Background,
+        clock: Clock,
+        shared: SharedStore | None = None,
+        told: SharedLog | None = None,
     ) -> None:
         self._store, self._log, self._flights = store, log, flights
         self._background, self._clock = background, clock
+        self._shared, self._told_of = shared, told
         self._refreshing: set[tuple[str, Headers]] = set()
         self._told: dict[tuple[str, Reason], float] = {}
 
-    def open(self, visit: Visit, base: Entry | None, variant: Headers | None) -> Flight:
-        """Send a flight off. With a `variant` others may find it; None keeps it private.
+    async def claim(self, visit: Visit, plan: Fetch) -> Claim:
+        """What other instances have of it, or the right to fetch it for them."""
+        base = plan.base
+        # What must be validated for every request says nothing to the next one: nobody waits for another's.
+        validated = base is not None and base.terms.always_validate and not base.terms.distrusted
+        if self._shared is None or plan.fresh or validated:
+            return Apart()
+        wanted = Wanted(
+            key=visit.key,
+            policy=visit.lane.fingerprint,
+            fields=visit.request.fields,
+            apart=has_credentials(visit.request.fields),
+            url=visit.url,
+            host=visit.request.host,
+            tags=visit.tags,
+            known=base.stored_at if base is not None else float("-inf"),
+        )
+        claim = await self._shared.claim(wanted, visit.lane.upstream.timeout)
+        if isinstance(claim, Alone):
+            self._note_unshareable(visit, base, claim.reason)
+        elif isinstance(claim, Broken):
+            self._note_failure(visit, claim.reason)
+        elif isinstance(claim, Found):
+            self._store.put(claim.entry)
+        return claim
+
+    def open(self, visit: Visit, base: Entry | None, variant: Headers | None, lease: Lease | None = None) -> Flight:
+        """Send a flight off. With a `variant` others may find it; None keeps it private. Who holds the `lease`
+        fetches for all instances.
 
         `base` is validated where it has a validator, and may bridge an error.
         """
@@ -55,7 +107,7 @@ class Fill:
         flight = Flight(visit.url, visit.request.host, tags, self._log, self._flights.memory)
         if variant is not None:
             self._flights.register(visit.shelf, variant, flight)
-        flight.task = self._background.spawn(self._fly(flight, visit, base, variant), "flight")
+        flight.task = self._background.spawn(self._fly(flight, visit, base, variant, lease), "flight")
         return flight
 
     def refresh(self, visit: Visit, entry: Entry) -> None:
@@ -71,23 +123,48 @@ class Fill:
         if place in self._refreshing:
             return
         self._refreshing.add(place)
-        flight = self.open(replace(visit, request=replace(visit.request, method="GET")), entry, entry.vary)
-        flight.task.add_done_callback(lambda _: self._refreshing.discard(place))
+        visit = replace(visit, request=replace(visit.request, method="GET"))
+        if self._shared is None:
+            task = self.open(visit, entry, entry.vary).task
+        else:
+            task = self._background.spawn(self._refresh(visit, entry), "refresh")
+        task.add_done_callback(lambda _: self._refreshing.discard(place))
 
-    async def _fly(self, flight: Flight, visit: Visit, base: Entry | None, variant: Headers | None) -> None:
+    async def _refresh(self, visit: Visit, entry: Entry) -> None:
+        """Renew it for all instances, unless one of them has, or is about to."""
+        claim = await self.claim(visit, Fetch(Fwd.STALE, Reason.EXPIRED, shared=True, base=entry))
+        match claim:
+            case Lead(lease, _) if lease.take():
+                await self._flown(visit, entry, lease)
+            case Apart():
+                await self._flown(visit, entry, None)
+            case _:
+                pass
+
+    async def _flown(self, visit: Visit, entry: Entry, lease: Lease | None) -> None:
+        if self._flights.joinable(visit.shelf, entry.vary, 0.0) is None:
+            await self.open(visit, entry, entry.vary, lease).task
+        elif lease is not None and self._shared is not None:
+            self._shared.give_up(lease, Apart())
+
+    async def _fly(
+        self, flight: Flight, visit: Visit, base: Entry | None, variant: Headers | None, lease: Lease | None
+    ) -> None:
         try:
             answer = await self._send(flight, visit, base)
         except OriginError as error:
             self._note_failure(visit, error.reason)
+            self._give_up(lease, Broken(error.reason, failure_status(error.reason)))
             flight.settle(Failed(error.reason))
             flight.end(error.reason)
             return
         else:
             try:
-                await self._land(flight, visit, base, answer)
+                await self._land(flight, visit, base, answer, lease)
             finally:
                 answer.close()
         finally:
+            self._give_up(lease, Apart())
             if variant is not None:
                 self._flights.remove(visit.shelf, variant, flight)
             if flight.arrival is None:
@@ -99,29 +176,49 @@ class Fill:
         flight.asked = self._clock.now()
         return await self.call(visit, Call("GET", visit.request.target, headers))
 
-    async def _land(self, flight: Flight, visit: Visit, base: Entry | None, answer: Answer) -> None:
+    def _give_up(self, lease: Lease | None, outcome: Alone | Broken | Apart) -> None:
+        if lease is not None and self._shared is not None:
+            self._shared.give_up(lease, outcome)
+
+    def _keep(self, entry: Entry, asked: float, lease: Lease | None) -> None:
+        """Store it here and for all others."""
+        self._store.put(entry)
+        if self._shared is not None:
+            self._shared.keep(lease, entry, asked)
+
+    def _forget(self, entry: Entry) -> None:
+        self._store.discard(entry)
+        if self._shared is not None:
+            self._shared.drop(entry)
+
+    async def _land(
+        self, flight: Flight, visit: Visit, base: Entry | None, answer: Answer, lease: Lease | None
+    ) -> None:
         """The head is here: decide, tell all who wait, then take in the body."""
         policy = visit.lane.policy
-        verdict = on_response(self._fetched(visit, answer, flight.asked, flight.epoch, flight.seq), policy, base)
+        verdict = on_response(self._fetched(visit, answer, flight.asked, flight.seq), policy, base)
         match verdict:
             case Freshen(entry, keep):
                 if keep:
-                    self._store.put(entry)
+                    self._keep(entry, flight.asked, lease)
                 elif base is not None:
-                    self._store.discard(base)
+                    self._forget(base)
                 flight.settle(Landed(entry, 304, stale=False, shared=keep))
                 flight.end()
                 return
             case UseStale(entry):
                 self._note_failure(visit, Reason.UPSTREAM_ERROR)
+                self._give_up(lease, Broken(Reason.UPSTREAM_ERROR, answer.head.status))
                 flight.settle(Landed(entry, answer.head.status, stale=True, shared=True))
                 flight.end()
                 return
             case Pass(reason, shared):
                 if answer.head.status >= 500:
                     self._note_failure(visit, Reason.UPSTREAM_ERROR)
+                    self._give_up(lease, Broken(Reason.UPSTREAM_ERROR, answer.head.status))
                 elif answer.head.status < 400 or answer.head.status in _OF_THE_RESOURCE:
                     self._note_unshareable(visit, base, reason)
+                    self._give_up(lease, Alone(reason))
                 streaming = Streaming(answer.head, answer.length, answer.close_delimited, None, reason, shared)
             case admit.Store(draft):
                 self._flights.unshareable.discard(visit.shelf)
@@ -130,10 +227,16 @@ class Fill:
                 assert_never(verdict)
         if not flight.settle(streaming):
             return
-        await self._take_in(flight, visit, base, answer, streaming.draft)
+        await self._take_in(flight, visit, base, answer, streaming.draft, lease)
 
     async def _take_in(
-        self, flight: Flight, visit: Visit, base: Entry | None, answer: Answer, draft: Entry | None
+        self,
+        flight: Flight,
+        visit: Visit,
+        base: Entry | None,
+        answer: Answer,
+        draft: Entry | None,
+        lease: Lease | None,
     ) -> None:
         policy = visit.lane.policy
         try:
@@ -142,13 +245,15 @@ class Fill:
                     return
         except OriginError as error:
             self._note_failure(visit, error.reason)
+            self._give_up(lease, Broken(error.reason, failure_status(error.reason)))
             flight.end(error.reason)
             return
         if draft is not None and flight.kept:
             wall = self._clock.wall() - (self._clock.now() - draft.stored_at)  # when its head came
-            self._store.put(complete(draft, answer.head, flight.chunks, wall, policy))
+            self._keep(complete(draft, answer.head, flight.chunks, wall, policy), flight.asked, lease)
         elif draft is not None and flight.size > policy.max_object_size:
             self._note_unshareable(visit, base, Reason.TOO_LARGE)
+            self._give_up(lease, Alone(Reason.TOO_LARGE))
         flight.end()
 
     def _note_failure(self, visit: Visit, reason: Reason) -> None:
@@ -160,7 +265,7 @@ class Fill:
         and for a while nobody queues for it. An error (5xx) would prove neither.
         """
         if base is not None and reason not in _ASKERS_OWN:
-            self._store.discard(base)
+            self._forget(base)
         self._flights.unshareable.add(visit.shelf, self._clock.now() + UNSHAREABLE_SECONDS, reason)
 
     async def call(self, visit: Visit, call: Call) -> Answer:
@@ -198,7 +303,7 @@ class Fill:
         answer to a HEAD may speak of a stored GET.
         """
         request = visit.request
-        asked, seq = self._clock.now(), self._log.n
+        asked, seq = self._clock.now(), self._log.position
         call = Call(
             request.method,
             request.target,
@@ -210,22 +315,28 @@ class Fill:
         answer = await self.call(visit, call)
         policy, status = visit.lane.policy, answer.head.status
         if freshens and request.method == "HEAD":
-            self._freshen_by_head(visit, self._fetched(visit, answer, asked, self._log.epoch, seq))
+            self._freshen_by_head(visit, self._fetched(visit, answer, asked, seq))
         if policy.unsafe_invalidates and request.method not in SAFE_METHODS and 200 <= status < 400:
-            self._invalidate(visit, answer)
+            try:
+                await self._invalidate(visit, answer)
+            except BaseException:
+                answer.close()
+                raise
         return answer
 
     def _freshen_by_head(self, visit: Visit, got: Fetched) -> None:
         """RFC 9111 section 4.3.5: renew what is stored, or drop what is shown to be outdated."""
-        stored = self._store.find(visit.key, visit.request)
+        stored = self._store.find(visit.key, visit.request, self._clock.now())
         if stored is None or stored.terms.policy != visit.lane.fingerprint or got.head.status != 200:
             return
         verdict = on_head(got, visit.lane.policy, stored)
         if not (verdict and verdict.keep and self._store.put(verdict.entry)):
-            self._store.discard(stored)
+            self._forget(stored)
 
-    def _invalidate(self, visit: Visit, answer: Answer) -> None:
-        """RFC 9111 section 4.4: the target, and Location and Content-Location on the same origin."""
+    async def _invalidate(self, visit: Visit, answer: Answer) -> None:
+        """RFC 9111 section 4.4: the target, and Location and Content-Location on the same origin. Others have
+        been told, if they can be, before the client hears of its success.
+        """
         request = visit.request
         targets = {request.target}
         for name in ("location", "content-location"):
@@ -235,6 +346,8 @@ class Fill:
                 targets.add(target)
         urls = [(Kind.URL, visit.site.keyed_url(request.scheme, request.host, t)) for t in sorted(targets)]
         self._log.append(urls, self._clock.now())
+        if self._told_of is not None:
+            await self._told_of.announce(urls)
 
     def _headers(self, visit: Visit, *, narrow: bool, base: Entry | None) -> Headers:
         upstream, client, request = visit.lane.upstream, visit.client, visit.request
@@ -248,7 +361,7 @@ class Fill:
             base=base,
         )
 
-    def _fetched(self, visit: Visit, answer: Answer, asked: float, epoch: str, seq: int) -> Fetched:
+    def _fetched(self, visit: Visit, answer: Answer, asked: float, seq: int) -> Fetched:
         return Fetched(
             request=visit.request,
             key=visit.key,
@@ -258,7 +371,6 @@ class Fill:
             asked=asked,
             answered=self._clock.now(),
             wall=self._clock.wall(),
-            epoch=epoch,
             seq=seq,
             fingerprint=visit.lane.fingerprint,
             tags=visit.tags,

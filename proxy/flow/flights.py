@@ -74,7 +74,7 @@ class FlightMemory:
 
 
 class Flight:
-    """One fetch. It is a subject of the invalidation log: `url`, `host`, `tags`, `epoch`, `seq`.
+    """One fetch. It is a subject of the invalidation log: `url`, `host`, `tags`, `seq`.
 
     `asked` is when it was sent, in monotonic seconds; `task` does the fetching.
     """
@@ -83,7 +83,7 @@ class Flight:
 
     def __init__(self, url: str, host: str, tags: tuple[str, ...], log: InvalidationLog, memory: FlightMemory) -> None:
         self.url, self.host, self.tags = url, host, tags
-        self.epoch, self.seq = log.epoch, log.n
+        self.seq = log.position
         self.asked = float("inf")
         self.arrival: Arrival | None = None
         self.chunks: list[bytes] = []

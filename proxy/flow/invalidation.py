@@ -1,8 +1,8 @@
 """The invalidation log as this instance has applied it: who is still valid?
 
-Every invalidation is a record with a number. An entry knows the number its filler had applied
-when its fetch began, so whatever came later and matches it wins, however the two raced. The same
-question guards what is stored, what a fetch in the air is about to store, and who may join it.
+Every invalidation is a record with a position. An entry knows how far its filler had come when its
+fetch began, so whatever came later and matches it wins, however the two raced. The same question
+guards what is stored, what a fetch in the air is about to store, and who may join it.
 """
 
 from collections import OrderedDict
@@ -15,6 +15,7 @@ from proxy.rules.freshness import distrust, soften
 from proxy.rules.keys import short
 from proxy.rules.message import Entry
 
+STEP: Final = 1 << 20  # positions between two records of a shared log
 MAX_MARKS: Final = 100_000  # (kind, value) pairs remembered, about 20 MiB; beyond it the oldest become the floor
 
 
@@ -30,12 +31,13 @@ class Kind(Enum):
     ALL = "all"
 
 
+Target = tuple[Kind, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One invalidation. Soft ones make stale, hard ones make gone. `at` is monotonic seconds."""
 
-    epoch: str
-    n: int
     kind: Kind
     value: str
     soft: bool
@@ -60,11 +62,6 @@ class Subject(Protocol):
         """Known so far."""
         ...
 
-    @property
-    def epoch(self) -> str:
-        """Of the log when its fetch began."""
-        ...
-
 
 @dataclass(slots=True)
 class _Mark:
@@ -76,27 +73,76 @@ class _Mark:
 class InvalidationLog:
     """The newest hard and soft record per (kind, value), in bounded memory.
 
-    `n` is the last record applied; comparing it is all that a hit pays. `floor`: what was
-    applied at or before it is no longer known in detail.
+    Every record has a position, and positions only grow; comparing the last one is all that a hit pays.
+    Records of a log that many instances share are numbered there, within its epoch, and lie STEP
+    positions apart: room for those that this instance applies on its own, ahead of the shared log or
+    without one.
+
+    `floor`: what was applied at or before it is not known in detail. `trusted_until`, in monotonic
+    seconds, is how long the shared log vouches for being complete here; behind that an entry may
+    be used for `grace` seconds after it came, as a purge may be missed for that long. `drop`: what
+    nobody can vouch for is gone, and not validated.
     """
 
-    __slots__ = ("_marks", "_prefixes", "epoch", "floor", "n")
+    __slots__ = (
+        "_base",
+        "_began",
+        "_marks",
+        "_prefixes",
+        "drop",
+        "epoch",
+        "floor",
+        "grace",
+        "position",
+        "trusted_until",
+    )
 
-    def __init__(self, epoch: str) -> None:
-        self.epoch = epoch
-        self.n = 0
-        self.floor = 0
+    def __init__(self, *, grace: float = 0.0, drop: bool = False, shared: bool = False) -> None:
+        self.grace, self.drop = grace, drop
+        self.trusted_until = 0.0 if shared else float("inf")
+        self.epoch = ""  # of the shared log, once it was heard of
+        self.position = self.floor = 0
+        self._base = self._began = 0  # positions of the shared log's record 0, and of where it was when first heard of
         self._marks: OrderedDict[tuple[Kind, str], _Mark] = OrderedDict()
         self._prefixes = 0  # marks of that kind: without any, no path is cut up
 
-    def append(self, targets: Iterable[tuple[Kind, str]], now: float, *, soft: bool = False) -> int:
-        """Write and apply one record per target; returns the last number."""
+    def append(self, targets: Iterable[Target], now: float, *, soft: bool = False) -> None:
+        """Apply a record per target here and nowhere else."""
         for kind, value in targets:
-            self.apply(Record(self.epoch, self.n + 1, kind, value, soft, now))
-        return self.n
+            if self.epoch and (self.position + 1 - self._base) % STEP == 0:  # the next would lie behind a shared one
+                self.restart(self.epoch, (self.position - self._base) // STEP)
+            self._apply(Record(kind, value, soft, now), self.position + 1)
 
-    def apply(self, record: Record) -> None:
-        """Take note of the next record. Nothing is searched: entries find out when they are asked for."""
+    def apply(self, record: Record, number: int) -> None:
+        """Apply the shared log's record of that number; those before have been, or lie in a gap."""
+        self._apply(record, self._base + number * STEP)
+
+    def restart(self, epoch: str, number: int) -> None:
+        """The shared log is another, or is heard of for the first time; it has come to that number. Nothing
+        from before can be judged by it.
+        """
+        self.epoch = epoch
+        self._base = (self.position // STEP + 1 - number) * STEP
+        self._began = self._base + number * STEP
+        self.gap(number)
+
+    def gap(self, number: int) -> None:
+        """The shared log's records up to that number cannot be read any more."""
+        self.floor = max(self.floor, self._base + number * STEP)
+        self.position = max(self.position + 1, self.floor)
+
+    def place(self, position: int) -> tuple[str, int] | None:
+        """What others call a position of ours: the shared log's epoch and the last number at or before it; None
+        where it was reached before that log was heard of.
+        """
+        return (self.epoch, (position - self._base) // STEP) if self.epoch and position >= self._began else None
+
+    def at(self, epoch: str, number: int) -> int:
+        """The position that others call so; -1 in an epoch that is not ours."""
+        return self._base + number * STEP if epoch == self.epoch else -1
+
+    def _apply(self, record: Record, position: int) -> None:
+        """Take note of it. Nothing is searched: entries find out when they are asked for."""
         key = (record.kind, short(record.value))
         mark = self._marks.pop(key, None)
         if mark is None:
@@ -104,34 +150,43 @@ class InvalidationLog:
             self._prefixes += record.kind is Kind.PREFIX
         self._marks[key] = mark
         if record.soft:
-            mark.soft, mark.soft_at = record.n, record.at
+            mark.soft, mark.soft_at = position, record.at
         else:
-            mark.hard = record.n
-        self.n = record.n
+            mark.hard = position
+        self.position = position
         if len(self._marks) > MAX_MARKS:
             (kind, _), oldest = self._marks.popitem(last=False)
             self._prefixes -= kind is Kind.PREFIX
             self.floor = max(self.floor, oldest.hard, oldest.soft)
 
     def overtaken(self, subject: Subject, since: int) -> bool:
-        """Whether any record after number `since` touches the subject, or might."""
-        if since == self.n and subject.epoch == self.epoch:
+        """Whether any record behind a position touches the subject, or might."""
+        if since == self.position:
             return False
-        if since < self.floor or subject.epoch != self.epoch:
+        if since < self.floor or since > self.position:
             return True
         return any(mark.hard > since or mark.soft > since for mark in self._matching(subject))
 
     def judge(self, entry: Entry, since: int) -> Entry | None:
-        """The entry in the light of the records after `since`: itself, made stale, distrusted, or None for gone."""
-        if since == self.n and entry.epoch == self.epoch:
+        """The entry in the light of the records behind a position: itself, made stale, distrusted, or None for gone.
+
+        A position that lies ahead was reached by somebody else: what has happened up to there is not known yet.
+        """
+        if since == self.position:
             return entry
         marks = list(self._matching(entry))
         if any(mark.hard > since for mark in marks):
             return None
-        if since < self.floor or entry.epoch != self.epoch:
-            return distrust(entry)
+        if since < self.floor or since > self.position:
+            return None if self.drop else distrust(entry)
         soft = max((mark.soft_at for mark in marks if mark.soft > since), default=None)
         return entry if soft is None else soften(entry, soft)
+
+    def vouched(self, entry: Entry, now: float) -> Entry | None:
+        """The entry while nobody says what has been invalidated: itself for a while, then as behind a gap."""
+        if now < self.trusted_until or now < entry.stored_at - entry.terms.fetch_seconds + self.grace:
+            return entry
+        return None if self.drop else distrust(entry)
 
     def _matching(self, subject: Subject) -> Iterator[_Mark]:
         for kind, value in self._names(subject):

@@ -1,9 +1,10 @@
 """What the flow needs of the outside, and nothing of how it is done."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from proxy.flow.invalidation import Target
 from proxy.rules.message import Entry, Fields, Head, Headers, Reason, Request
 from proxy.rules.report import Account
 from proxy.rules.wire import Refused
@@ -100,12 +101,12 @@ class Store(Protocol):
     """Where entries live. Every look-up is checked against the invalidation log."""
 
     def fresh(self, key: str, fields: Fields, now: float) -> Entry | None:
-        """The newest variant for a request with these fields, if it is fresh and no invalidation has come
-        since it was last checked; None says nothing about why not.
+        """The newest variant for a request with these fields, if it is fresh and nothing speaks against it;
+        None says nothing about why not.
         """
         ...
 
-    def find(self, key: str, request: Request) -> Entry | None:
+    def find(self, key: str, request: Request, now: float) -> Entry | None:
         """The newest valid variant that the request selects."""
         ...
 
@@ -130,16 +131,25 @@ class InvalidationView(Protocol):
     """What a store needs to know of the invalidation log."""
 
     @property
-    def n(self) -> int:
-        """Number of the last record applied."""
+    def position(self) -> int:
+        """Of the last record applied."""
+        ...
+
+    @property
+    def trusted_until(self) -> float:
+        """Monotonic seconds; behind that it may miss records, and every entry must be `vouched` for."""
+        ...
+
+    def vouched(self, entry: Entry, now: float) -> Entry | None:
+        """The entry while nobody says what has been invalidated: as it is, distrusted, or None for gone."""
         ...
 
     def judge(self, entry: Entry, since: int) -> Entry | None:
-        """The entry in the light of the records after `since`: as it is, stale, distrusted, or None for gone."""
+        """The entry in the light of the records behind `since`: as it is, stale, distrusted, or None for gone."""
         ...
 
     def overtaken(self, subject: Entry, since: int) -> bool:
-        """Whether a record after `since` touches the subject, or might."""
+        """Whether a record behind `since` touches the subject, or might."""
         ...
 
 
@@ -268,4 +278,132 @@ class Clock(Protocol):
     @property
     def roll(self) -> Callable[[], float]:
         """A draw from (0, 1]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked of the shared store: an answer for a key under a policy, for a request with these fields.
+
+    It is a subject of the invalidation log: `url`, `host`, `tags`. `apart`: the request says who asks, and
+    who does not say so must not wait for it. `known`: nothing that came at or before that moment, in monotonic
+    seconds, is of use.
+    """
+
+    key: str
+    policy: str
+    fields: Fields
+    apart: bool
+    url: str
+    host: str
+    tags: tuple[str, ...]
+    known: float
+
+
+class Lease(Protocol):
+    """The right to fetch for the whole fleet. Whoever takes it says once, by a method of the store, what came of it."""
+
+    def take(self) -> bool:
+        """Whether it is ours: the first who asks gets it, of all who waited here for the same."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A fresh answer that another instance, or this one, has fetched; or a stale one that may be served while
+    another instance renews it.
+    """
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """Nobody has it or is about to. `base` is what the shared store still has of it, valid or distrusted."""
+
+    lease: Lease
+    base: Entry | None
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Its answers have proved unshareable a short while ago."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The fetch that this waited for failed elsewhere; `status` is what its own client was told."""
+
+    reason: Reason
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Everybody for themselves: the shared store is out of reach, or cannot hold this."""
+
+
+Claim = Found | Lead | Alone | Broken | Apart
+
+
+class SharedStore(Protocol):
+    """What all instances have together. It never raises and never waits for long: what it cannot do is Apart,
+    or simply is not done.
+    """
+
+    async def claim(self, wanted: Wanted, within: float) -> Claim:
+        """Look up, and if there is nothing fresh, take the lease or wait for whoever has it; at most `within`
+        seconds. Who waits here for the same shares one look-up.
+        """
+        ...
+
+    def keep(self, lease: Lease | None, entry: Entry, asked: float) -> None:
+        """Store what a fetch that began at `asked`, in monotonic seconds, has brought; the lease ends."""
+        ...
+
+    def give_up(self, lease: Lease, outcome: Alone | Broken | Apart) -> None:
+        """There is nothing to store; whoever waits is told so, and the lease ends. After `keep` it does nothing.
+
+        Alone: what is stored goes too.
+        """
+        ...
+
+    def drop(self, entry: Entry) -> None:
+        """Forget one variant: the upstream has said that it is outdated."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one invalidation has come: `applied` has milliseconds by instance, `pending` the live instances that
+    have not applied it.
+    """
+
+    applied: Mapping[str, float]
+    pending: tuple[str, ...]
+
+
+class LogUnreachable(Exception):
+    """An invalidation could not be written; nothing of it is applied anywhere."""
+
+
+class SharedLog(Protocol):
+    """The invalidation log that all instances share, or the only instance's own."""
+
+    async def announce(self, targets: Sequence[Target]) -> None:
+        """Tell all others what was applied here already: within the deadline, or as soon as that is possible."""
+        ...
+
+    async def invalidate(self, targets: Sequence[Target], who: str, *, soft: bool) -> str:
+        """Write one atomic batch and apply it here; gives its id. `who` asked is for whoever reads the log.
+        Raises LogUnreachable.
+        """
+        ...
+
+    async def progress(self, batch: str, within: float) -> Progress | None:
+        """How far it has come once every live instance has applied it, or after `within` seconds; None: there is
+        no such batch. Raises LogUnreachable.
+        """
         ...

@@ -8,7 +8,7 @@ from proxy.flow.answers import Answers
 from proxy.flow.fill import Fill
 from proxy.flow.flights import Failed, Flight, Flights, Landed, Reader, Streaming
 from proxy.flow.invalidation import InvalidationLog
-from proxy.flow.ports import Clock, OriginError, Store
+from proxy.flow.ports import Alone, Apart, Broken, Claim, Clock, Found, Lead, OriginError, Store
 from proxy.flow.site import Visit
 from proxy.rules.fields import selecting
 from proxy.rules.lookup import Fetch, Serve, has_credentials, on_failure, on_request
@@ -38,8 +38,9 @@ class Relay:
         """Lead or join flights until one's answer is for this request, then go alone."""
         since = visit.now if plan.fresh else 0.0
         variant: Headers | None = self._store.variant(visit.key, visit.request) if plan.shared else None
+        claim: Claim | None = None if plan.shared else Apart()
         for _ in range(_TURNS):
-            alone = None if variant is None else self._flights.must_go_alone(visit.shelf, visit.now)
+            alone = None if claim is not None else self._flights.must_go_alone(visit.shelf, visit.now)
             if alone is not None:
                 plan = replace(plan, reason=alone)
                 break
@@ -49,21 +50,59 @@ class Relay:
                 if stored is not None:
                     await self._serve(visit, stored.entry, Account(stored.reason, ttl=stored.ttl(self._clock.now())))
                     return
-                flight = self._fill.open(visit, plan.base, variant)
+                if claim is None:
+                    claim = await self._fill.claim(visit, plan)
+                    again = await self._claimed(visit, plan, claim)
+                    if again is None:
+                        return
+                    plan = again
+                    if isinstance(claim, Alone):
+                        break
+                    # Others were woken with us, and one of them may have taken off.
+                    flight = None if variant is None else self._flights.joinable(visit.shelf, variant, since)
+            if flight is None:
+                lease = claim.lease if isinstance(claim, Lead) and claim.lease.take() else None
+                flight = self._fill.open(visit, plan.base, variant, lease)
                 if await self._lead(visit, plan, flight):
                     return
                 break
             if await self._follow(visit, plan, flight):
                 return
-            again = self._next(visit, flight)
-            if again is None:
+            behind = self._next(visit, flight)
+            if behind is None:
                 break
-            since, variant = again
+            since, variant = behind
+            claim = None
         await self._pass_on(visit, plan)
+
+    async def _claimed(self, visit: Visit, plan: Fetch, claim: Claim) -> Fetch | None:
+        """What is left to fetch after other instances were asked; None where that has answered the request."""
+        match claim:
+            case Found(entry) | Lead(_, Entry() as entry):
+                again = on_request(
+                    visit.request, entry, visit.lane.policy, self._clock.now(), held=True, roll=self._clock.roll()
+                )
+                if isinstance(again, Serve):
+                    if again.refresh:
+                        self._fill.refresh(visit, entry)
+                    account = Account(Reason.SHARED_STORE, ttl=again.ttl(self._clock.now()))
+                    await self._serve(visit, entry, account)
+                    return None
+                return again if isinstance(again, Fetch) else plan
+            case Broken(reason, status):
+                answered = None if reason is not Reason.UPSTREAM_ERROR else status
+                await self._failed(visit, plan, status, Account(reason, None, plan.fwd, answered, collapsed=True))
+                return None
+            case Alone(reason):
+                return replace(plan, reason=reason)
+            case Lead() | Apart():
+                return plan
+            case _:
+                assert_never(claim)
 
     def _stored_meanwhile(self, visit: Visit, plan: Fetch) -> Serve | None:
         """Look once more before a flight takes off: one may just have landed, between the look-up and here."""
-        entry = self._store.find(visit.key, visit.request)
+        entry = self._store.find(visit.key, visit.request, self._clock.now())
         if entry is None or entry is plan.base or entry.terms.policy != visit.lane.fingerprint:
             return None
         again = on_request(visit.request, entry, visit.lane.policy, self._clock.now(), held=True, roll=1.0)

@@ -17,11 +17,14 @@ from proxy.rules.wire import field_lines
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where requests go. `host` is its authority, sent as Host unless the client's is preserved."""
+    """Where requests go. `host` is its authority, sent as Host unless the client's is preserved;
+    `timeout` in seconds is to the response head.
+    """
 
     name: str
     host: str
     preserve_host: bool
+    timeout: float
     origin: Origin
     breaker: Breaker
 

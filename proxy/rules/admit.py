@@ -26,8 +26,8 @@ INLINE: Final = 256 << 10  # bytes; larger bodies are stored beside their heads,
 class Fetched:
     """A response head and what was known when it was asked for.
 
-    `asked` and `answered` are monotonic, `wall` is the wall clock at the answer. `epoch` and
-    `seq` are where the invalidation log stood when the fetch began. `tags` are the route's.
+    `asked` and `answered` are monotonic, `wall` is the wall clock at the answer. `seq`
+    is where the invalidation log stood when the fetch began. `tags` are the route's.
     `length` None is a body of undeclared length.
     """
 
@@ -39,7 +39,6 @@ class Fetched:
     asked: float
     answered: float
     wall: float
-    epoch: str
     seq: int
     fingerprint: str
     tags: tuple[str, ...]
@@ -199,12 +198,12 @@ def _draft(got: Fetched, head: Head, life: Freshness, age: float, left: float) -
         vary=selecting(got.request.fields, names),
         tags=(*got.tags, *response_tags(fields, f"{got.request.scheme}://{got.request.host}")),
         aside=(),
-        epoch=got.epoch,
         policy=got.fingerprint,
         stale_window=life.stale_while_revalidate,
         error_window=max(life.stale_if_error, life.stale_while_revalidate),
         lost_window=max(life.stale_if_lost, life.stale_while_revalidate),
         always_validate=life.always_validate,
+        distrusted=False,
         never_stale=life.never_stale,
         stated=life.source is Source.UPSTREAM,
         fetch_seconds=float(f"{got.answered - got.asked:.1e}"),

@@ -134,6 +134,12 @@ def soften(entry: Entry, at: float) -> Entry:
 def distrust(entry: Entry) -> Entry:
     """The entry as one that only the upstream can vouch for: no window applies."""
     terms = replace(
-        entry.terms, stale_window=0.0, error_window=0.0, lost_window=0.0, always_validate=True, never_stale=True
+        entry.terms,
+        stale_window=0.0,
+        error_window=0.0,
+        lost_window=0.0,
+        always_validate=True,
+        distrusted=True,
+        never_stale=True,
     )
     return replace(entry, terms=shared(terms), fresh_until=entry.stored_at)

@@ -121,7 +121,8 @@ def _judge(
     if max_age is not None and now - entry.born > max_age:
         return Fetch(Fwd.REQUEST, Reason.REQUEST_MAX_AGE, shared=get, fresh=max_age == 0, base=entry)
     if entry.terms.always_validate:
-        return Fetch(Fwd.STALE, Reason.MUST_VALIDATE, shared=get, base=entry)
+        reason = Reason.DISTRUSTED if entry.terms.distrusted else Reason.MUST_VALIDATE
+        return Fetch(Fwd.STALE, reason, shared=get, base=entry)
     left = entry.fresh_until - now
     min_fresh = seconds(wishes, "min-fresh")
     if min_fresh is not None and left < min_fresh:

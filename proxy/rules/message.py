@@ -48,6 +48,7 @@ class Reason(Enum):
     STALE_WHILE_REVALIDATE = "stale-while-revalidate"
     STALE_IF_ERROR = "stale-if-error"
     MAX_STALE = "max-stale"
+    SHARED_STORE = "shared-store"
     # The request asks for what only the upstream can answer.
     CACHE_OFF = "cache-off"
     METHOD = "method"
@@ -65,6 +66,7 @@ class Reason(Enum):
     VARIANT = "variant"
     EXPIRED = "expired"
     MUST_VALIDATE = "must-validate"
+    DISTRUSTED = "distrusted"
     # The response may not be kept, or not be shared.
     NO_STORE = "no-store"
     PRIVATE = "private"
@@ -169,12 +171,12 @@ class Terms:
     vary: Headers  # request field name, normalised value
     tags: tuple[str, ...]
     aside: Headers  # fields of the upstream's that are kept from clients
-    epoch: str
     policy: str
     stale_window: float
     error_window: float
     lost_window: float
     always_validate: bool  # no-cache, or distrusted: RFC 9111 section 5.2.2.4
+    distrusted: bool  # nobody knows what has been invalidated since
     never_stale: bool  # must-revalidate and its kin: RFC 9111 section 4.2.4
     stated: bool  # freshness is the upstream's own word, not the operator's nor a guess
     fetch_seconds: float
@@ -233,11 +235,6 @@ class Entry:
     def tags(self) -> tuple[str, ...]:
         """The upstream's and the route's."""
         return self.terms.tags
-
-    @property
-    def epoch(self) -> str:
-        """Of the invalidation log when its fetch began."""
-        return self.terms.epoch
 
     @property
     def lost_until(self) -> float:

@@ -113,7 +113,7 @@ def parse_request(
     host = _host(headers, fields, scheme)
     target = _target(method, raw_target, scheme, host)
     if trusted and (forwarded_host := members(fields.get("x-forwarded-host"))):
-        host = _valid_host(forwarded_host[0], scheme)  # routed, keyed and told to the upstream alike
+        host = valid_host(forwarded_host[0], scheme)  # routed, keyed and told to the upstream alike
     expect = fields.get("expect")
     if expect is not None and expect.lower() != "100-continue":
         raise Refused(417, Reason.EXPECTATION, "The only expectation known here is 100-continue.")
@@ -136,14 +136,15 @@ def _host(headers: Headers, fields: Fields, scheme: str) -> str:
     # RFC 9112 section 3.2: missing, repeated or invalid is 400. HTTP/1.0 too: the key needs it.
     if "host" not in fields or (len(fields) != len(headers) and _count(headers, "host") != 1):
         raise _malformed("Exactly one valid Host field is needed.")
-    return _valid_host(fields["host"], scheme)
+    return valid_host(fields["host"], scheme)
 
 
 def _count(headers: Headers, name: str) -> int:
     return sum([spelled.lower() == name for spelled, _ in headers])
 
 
-def _valid_host(host: str, scheme: str) -> str:
+def valid_host(host: str, scheme: str) -> str:
+    """The one spelling of a Host value (RFC 9110 section 7.2). Raises Refused."""
     match = _HOST.match(host)
     if match is None:
         raise _malformed("Exactly one valid Host field is needed.")

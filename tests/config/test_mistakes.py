@@ -51,9 +51,13 @@ def warnings(directory: Path, text: str) -> list[str]:
         ("lisen: 0.0.0.0:80", "1: unknown key lisen; did you mean listen?"),
         ("listen: 8080", "1: listen: '8080' is not an address; write HOST:PORT, as in "),
         ("listen:", "1: listen: is empty; write HOST:PORT, as in "),
-        ("workers: 4", "1: workers: more than 1 is not available yet in this release; write 1, or leave it out"),
+        (
+            "workers: 4",
+            "1: workers: more than 1 needs redis: without it every process would have purges and copies of its own; "
+            "add redis.url, or write 1",
+        ),
         ("workers: 0", "1: workers: '0' is too small; write 1 or more"),
-        ("redis: {url: 'redis://r'}", "1: redis: is not available yet in this release; leave it out"),
+        ("redis: {url: 'redis://r', max_blind: 0}", "1: redis.max_blind: '0' is not a duration; write"),
         ("purge_method: {allow: ['::1']}", "1: purge_method: is not available yet in this release; leave it out"),
         ("tls: {certificate: cert.pem}", "1: tls: key is missing; add `key:`. Its key, PEM."),
         ("trusted_proxies: [10.0.0.1/8]", "1: trusted_proxies[0]: '10.0.0.1/8' has bits set beyond its prefix; "),
@@ -170,7 +174,6 @@ routes:
   - {name: a, upstream: api, rate_limit: [{rate: 50/s, by: header:X-Api-Key}, {rate: 50, by: cookie}]}
 """
     assert [problem.partition(";")[0] for problem in problems(tmp_path, text)] == [
-        "1: redis: is not available yet in this release",
         "1: redis.url: the value is not a Redis URL",
         "1: redis.when_unreachable: 'panic' is not known here",
         "2: purge_method: is not available yet in this release",
@@ -282,7 +285,7 @@ def test_what_is_allowed_but_hardly_meant_is_a_warning(tmp_path: Path, text: str
         "tls: {certificate: '${SECRET}', key: '${SECRET}'}",
         "memory: {max_size: 'x${SECRET}y'}",
         "limits: {body_timeout: '${NONE:-s3cr3t-t0ken}'}",
-        "redis: {url: 'redis://:s3cr3t-t0ken@r/0'}",
+        "redis: {url: 'redis://:s3cr3t-t0ken@r/x'}",
         "redis: {url: 'http://:s3cr3t-t0ken@r/0'}",
         "redis: redis://:s3cr3t-t0ken@r/0",
         "defaults: {cache: {tags: ['{${SECRET}}']}}",

@@ -67,8 +67,9 @@ async def run(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[in
 class Proxy:
     """A running `serve`. Standard output and error go to files beside the configuration."""
 
-    def __init__(self, directory: Path, port: int, admin: int) -> None:
+    def __init__(self, directory: Path, port: int, admin: int, environment: Mapping[str, str] | None = None) -> None:
         self.port, self.admin = port, admin
+        self._environment = {**os.environ, **(environment or {})}
         self.file = directory / "readthrough.yaml"
         self._out, self._err = directory / "stdout", directory / "stderr"
 
@@ -91,6 +92,7 @@ class Proxy:
                 sys.executable,
                 *("-m", "proxy", *arguments),
                 cwd=ROOT,
+                env=self._environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

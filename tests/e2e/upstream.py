@@ -1,6 +1,7 @@
 """The scripted upstream: a real server whose every byte a test decides and records."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from ssl import SSLContext
 from typing import Self
@@ -78,12 +79,13 @@ def counts(*headers: str) -> Handler:
 
 
 class Upstream:
-    """Handlers are chosen by path; an unknown path gets 404. Everything seen is kept."""
+    """Handlers are chosen by path, or by `/first/*` of it; an unknown path gets 404. Everything seen is kept."""
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.calls: list[Call] = []
+        self._counts: Counter[str] = Counter()
         self.connections = 0  # ever accepted
         self.streams: set[Stream] = set()
         self.broken: list[Exception] = []  # what came in was not HTTP, or a handler failed
@@ -121,7 +123,7 @@ class Upstream:
 
     def count(self, path: str) -> int:
         """How many requests for a path there were."""
-        return sum(call.path == path for call in self.calls)
+        return self._counts[path]
 
     def _opened(self, stream: Stream) -> None:
         self.connections += 1
@@ -137,9 +139,10 @@ class Upstream:
                     return
                 call = Call(stream, await stream.head())
                 self.calls.append(call)
+                self._counts[call.path] += 1
                 if call.framing is Framing.NONE:
                     call.complete = True
-                handler = self._handlers.get(call.path)
+                handler = self._handlers.get(call.path) or self._handlers.get(f"/{call.path[1:].partition('/')[0]}/*")
                 if handler is None:
                     await call.body()
                     call.answer(status="404 Not Found")

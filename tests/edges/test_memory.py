@@ -34,7 +34,7 @@ def tagged(plain: Entry, *tags: str) -> Entry:
 
 
 def memory(budget: int = 1 << 20) -> Memory:
-    return Memory(budget, InvalidationLog("epoch"))
+    return Memory(budget, InvalidationLog())
 
 
 def found(store: Memory, keys: Iterable[str]) -> list[str]:
@@ -45,8 +45,8 @@ def found(store: Memory, keys: Iterable[str]) -> list[str]:
 def test_what_was_put_is_found_and_what_was_not_is_not() -> None:
     store, kept = memory(), entry()
     assert store.put(kept)
-    assert store.find(kept.key, request()) is kept
-    assert store.find("http://h/other", request()) is None
+    assert store.find(kept.key, request(), AT) is kept
+    assert store.find("http://h/other", request(), AT) is None
     assert (store.holds(kept.key), store.holds("http://h/other")) == (True, False)
 
 
@@ -109,17 +109,17 @@ def test_an_older_fetch_never_overwrites_a_newer_one() -> None:
     new = entry(at=AT + 1)
     assert store.put(new)
     assert not store.put(entry(at=AT))
-    assert store.find(new.key, request()) is new
+    assert store.find(new.key, request(), AT) is new
 
 
 def test_a_fetch_from_before_a_record_never_overwrites_one_from_after_it() -> None:
-    log = InvalidationLog("epoch")
+    log = InvalidationLog()
     store = Memory(1 << 20, log)
     log.append([(Kind.TAG, "of something else")], AT)
     new = entry(seq=1)
     assert store.put(new)
     assert not store.put(entry(seq=0, at=AT + 1))
-    assert store.find(new.key, request()) is new
+    assert store.find(new.key, request(), AT) is new
 
 
 def test_what_is_replaced_is_no_longer_charged() -> None:
@@ -135,9 +135,9 @@ def test_discard_forgets_the_entry_that_is_meant_and_no_newer_one() -> None:
     new = entry(at=AT + 1)
     store.put(new)
     store.discard(old)
-    assert store.find(new.key, request()) is new
+    assert store.find(new.key, request(), AT) is new
     store.discard(new)
-    assert (store.find(new.key, request()), store.count, store.size) == (None, 0, 0)
+    assert (store.find(new.key, request(), AT), store.count, store.size) == (None, 0, 0)
 
 
 # -- the short way
@@ -164,13 +164,13 @@ def test_what_is_fresh_is_found_the_short_way_until_it_is_not() -> None:
 def test_behind_a_record_the_short_way_is_judged_as_the_long_one_is(
     kind: Kind, value: str, soft: bool, again: bool
 ) -> None:
-    log = InvalidationLog("epoch")
+    log = InvalidationLog()
     store, kept = Memory(1 << 20, log), entry()
     store.put(kept)
     log.append([(kind, value)], AT, soft=soft)
     for _ in range(2):
         assert store.fresh(kept.key, {}, AT) is (kept if again else None)
-    assert (store.find(kept.key, request()) is None) is (not soft and not again)
+    assert (store.find(kept.key, request(), AT) is None) is (not soft and not again)
 
 
 def test_the_short_way_gives_the_variant_that_the_long_one_gives() -> None:
@@ -188,7 +188,7 @@ def test_a_newer_variant_that_is_stale_is_not_passed_over_for_an_older_one() -> 
     store.put(entry())
     newer = replace(entry(vary=(("accept-language", "en"),), at=AT + 1), fresh_until=AT + 2)
     store.put(newer)
-    assert store.find(newer.key, request(ENGLISH)) is newer
+    assert store.find(newer.key, request(ENGLISH), AT) is newer
     assert store.fresh(newer.key, {"accept-language": "en"}, AT + 3) is None
 
 
@@ -206,9 +206,9 @@ def test_each_request_finds_the_variant_it_selects() -> None:
     english, french = entry(vary=(("accept-language", "en"),)), entry(vary=(("accept-language", "fr"),))
     store.put(english)
     store.put(french)
-    assert store.find(english.key, request(ENGLISH)) is english
-    assert store.find(english.key, request(FRENCH)) is french
-    assert store.find(english.key, request()) is None
+    assert store.find(english.key, request(ENGLISH), AT) is english
+    assert store.find(english.key, request(FRENCH), AT) is french
+    assert store.find(english.key, request(), AT) is None
     assert store.variant(english.key, request(FRENCH)) == french.vary
 
 
@@ -217,11 +217,11 @@ def test_of_several_that_fit_the_newest_is_found() -> None:
     plain, english = entry(), entry(vary=(("accept-language", "en"),), at=AT + 1)
     store.put(plain)
     store.put(english)
-    assert store.find(plain.key, request(ENGLISH)) is english
-    assert store.find(plain.key, request(FRENCH)) is plain
+    assert store.find(plain.key, request(ENGLISH), AT) is english
+    assert store.find(plain.key, request(FRENCH), AT) is plain
     newest = entry(at=AT + 2)
     store.put(newest)
-    assert store.find(plain.key, request(ENGLISH)) is newest
+    assert store.find(plain.key, request(ENGLISH), AT) is newest
     assert store.variant(plain.key, request(ENGLISH)) == ()
 
 
@@ -232,9 +232,9 @@ def test_what_was_fetched_earlier_and_comes_later_stands_behind() -> None:
         assert store.put(one)
     asked = request((("Accept-Language", "en"), ("X", "x")))
     for expected in (newest, middle, oldest):
-        assert store.find(newest.key, asked) is expected
+        assert store.find(newest.key, asked, AT) is expected
         store.discard(expected)
-    assert store.find(newest.key, asked) is None
+    assert store.find(newest.key, asked, AT) is None
 
 
 def test_of_two_of_one_moment_the_one_that_came_last_is_found() -> None:
@@ -242,17 +242,17 @@ def test_of_two_of_one_moment_the_one_that_came_last_is_found() -> None:
     first, last = entry(vary=ENGLISH_ONLY), entry()
     store.put(first)
     store.put(last)
-    assert store.find(first.key, request(ENGLISH)) is last
+    assert store.find(first.key, request(ENGLISH), AT) is last
 
 
 def test_when_the_newest_is_purged_the_next_that_fits_is_found() -> None:
-    log = InvalidationLog("epoch")
+    log = InvalidationLog()
     store = Memory(1 << 20, log)
     plain, newer = entry(), tagged(entry(vary=(("accept-language", "en"),), at=AT + 1), "t")
     store.put(plain)
     store.put(newer)
     log.append([(Kind.TAG, "t")], AT + 2)
-    assert store.find(plain.key, request(ENGLISH)) is plain
+    assert store.find(plain.key, request(ENGLISH), AT) is plain
     assert (store.count, store.size) == (1, cost_of(plain))
 
 
@@ -265,7 +265,7 @@ def test_variants_are_bounded_the_oldest_makes_room_and_the_field_that_explodes_
         store.put(entry(vary=(("accept", "same"), ("user-agent", str(number)))))
     assert (store.count, store.exploding) == (MAX_VARIANTS, "user-agent")
     agents = [request((("Accept", "same"), ("User-Agent", str(n)))) for n in range(MAX_VARIANTS + 10)]
-    assert [store.find("http://h/", agent) is not None for agent in agents] == [False] * 10 + [True] * MAX_VARIANTS
+    assert [store.find("http://h/", agent, AT) is not None for agent in agents] == [False] * 10 + [True] * MAX_VARIANTS
 
 
 def test_of_too_many_variants_the_oldest_goes_whenever_it_came() -> None:
@@ -275,8 +275,8 @@ def test_of_too_many_variants_the_oldest_goes_whenever_it_came() -> None:
     late = entry(vary=(("x", "late"),), at=AT)
     store.put(late)
     assert store.count == MAX_VARIANTS
-    assert store.find(late.key, request((("X", "late"),))) is None
-    assert store.find(late.key, request((("X", "0"),))) is not None
+    assert store.find(late.key, request((("X", "late"),)), AT) is None
+    assert store.find(late.key, request((("X", "0"),)), AT) is not None
 
 
 # -- eviction
@@ -296,7 +296,7 @@ def test_what_was_asked_for_outlives_what_was_not(short: bool) -> None:
     store = memory(3 * UNIT)
     for key in "abc":
         store.put(entry(key))
-    assert store.fresh("a", {}, AT) if short else store.find("a", request())
+    assert store.fresh("a", {}, AT) if short else store.find("a", request(), AT)
     store.put(entry("d"))
     assert found(store, "abcd") == ["a", "c", "d"]
 
@@ -304,7 +304,7 @@ def test_what_was_asked_for_outlives_what_was_not(short: bool) -> None:
 def test_a_scan_does_not_wash_out_what_is_asked_for_again_and_again() -> None:
     store = memory(10 * UNIT)
     for number in range(1000):
-        if not store.find("hot", request()):
+        if not store.find("hot", request(), AT):
             assert number < 10, "it was evicted"
             store.put(entry("hot"))
         store.put(entry(f"scan {number}"))
@@ -321,7 +321,7 @@ def settled(store: Memory, keys: Iterable[str]) -> None:
     """Put those keys, among others, where they are known to be wanted."""
     for key in keys:
         store.put(entry(key))
-        assert store.find(key, request())
+        assert store.find(key, request(), AT)
         store.put(entry(f"beside {key}"))
     scan(store, 2 * store.budget // UNIT, "before")
     assert found(store, keys) == list(keys), "asked for, and evicted"
@@ -437,7 +437,7 @@ def test_where_everything_was_asked_for_one_still_goes() -> None:
     store = memory(3 * UNIT)
     for key in "abc":
         store.put(entry(key))
-        store.find(key, request())
+        store.find(key, request(), AT)
     assert store.put(entry("d"))
     assert store.count == 3
 
@@ -524,7 +524,7 @@ class Budget(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.log = InvalidationLog("epoch")
+        self.log = InvalidationLog()
         self.memory = Memory(8 * UNIT, self.log)
         self.now = AT
         self.scanned = 0
@@ -540,7 +540,7 @@ class Budget(RuleBasedStateMachine):
     )
     def put(self, key: str, vary: Headers, size: int, tag: str, late: bool, ago: float) -> None:
         self.now += 1
-        seq, at = self.log.n - late * (self.log.n > 0), self.now - ago
+        seq, at = self.log.position - late * (self.log.position > 0), self.now - ago
         new = tagged(entry(key, size=size, vary=vary, at=at, seq=seq), tag)
         before = self._stored(key, vary)
         done = self.memory.put(new)
@@ -560,7 +560,7 @@ class Budget(RuleBasedStateMachine):
             and selects(vary, fold(asked))
             and self.log.judge(kept, self.held[key, vary].seq) is not None
         ]
-        got = self.memory.find(key, request(asked))
+        got = self.memory.find(key, request(asked), AT)
         assert (got is None) is (not fitting)
         if got is not None:
             assert got.key == key
@@ -572,7 +572,7 @@ class Budget(RuleBasedStateMachine):
         """What the short way gives is what the long one gives; and behind that it gives all it may."""
         now, fields = self.now + after, fold(asked)
         short = self.memory.fresh(key, fields, now)
-        long = self.memory.find(key, request(asked))
+        long = self.memory.find(key, request(asked), AT)
         assert short is None or short is long
         usable = long if long is not None and now < long.fresh_until else None
         assert short in (None, usable)
@@ -590,7 +590,7 @@ class Budget(RuleBasedStateMachine):
         """Some that are never put again."""
         for _ in range(count):
             self.scanned += 1
-            new = entry(f"http://h/scan/{self.scanned}", at=self.now, seq=self.log.n)
+            new = entry(f"http://h/scan/{self.scanned}", at=self.now, seq=self.log.position)
             if self.memory.put(new):
                 self.held[new.key, ()] = new
                 assert not asked or self.memory.fresh(new.key, {}, self.now) is new
@@ -657,10 +657,10 @@ def test_thousands_of_puts_later_the_size_is_still_exact(visits: int) -> None:
     for number in range(3000):
         store.put(entry(str(number % 97), size=number % 900, at=AT + number))
         for _ in range(visits):
-            store.find(str(number % 31), request())
+            store.find(str(number % 31), request(), AT)
         assert store.size <= store.budget
     for number in range(97):
-        kept = store.find(str(number), request())
+        kept = store.find(str(number), request(), AT)
         if kept is not None:
             store.discard(kept)
     assert (store.count, store.size) == (0, 0)

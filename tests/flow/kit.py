@@ -16,7 +16,7 @@ from proxy.flow.exchange import Exchange
 from proxy.flow.fill import Fill
 from proxy.flow.flights import FlightMemory, Flights
 from proxy.flow.invalidation import InvalidationLog, Kind
-from proxy.flow.ports import Asked, Call, ClientError, OriginError, Outcome, Tunnel
+from proxy.flow.ports import Asked, Call, ClientError, OriginError, Outcome, SharedLog, SharedStore, Tunnel
 from proxy.flow.site import Lane, Site, Upstream
 from proxy.rules.keys import key_of, url_of
 from proxy.rules.message import Entry, Head, Headers, Reason, Request, fold
@@ -313,7 +313,7 @@ class Stored:
 class World:
     """Everything but the edges, real. On leaving it nothing may be left over."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each test names the few that it is about
         self,
         policy: Policy = PLAIN,
         *,
@@ -324,9 +324,11 @@ class World:
         x_cache: bool = False,
         store: type[Memory] = Memory,
         noted: bool = True,
+        shared: SharedStore | None = None,
+        told: SharedLog | None = None,
     ) -> None:
         self.clock, self.origin, self.background = FakeClock(), FakeOrigin(), Background()
-        self.log = InvalidationLog("epoch")
+        self.log = InvalidationLog()
         self.memory = store(budget, self.log)
         self.flights = Flights(self.log, FlightMemory(flight_memory))
         self.breaker = Breaker(breaker, 5.0)
@@ -334,14 +336,16 @@ class World:
         self.clients: list[FakeClient] = []
         self.errors = Errors()
         self.match, self.x_cache, self.noted = Match() if match is None else match, x_cache, noted
-        fill = Fill(self.memory, self.log, self.flights, self.background, self.clock)
+        fill = Fill(self.memory, self.log, self.flights, self.background, self.clock, shared, told)
         answers = Answers(self.clock, self if noted else None, lambda: "id", self.background)
         self.exchange = Exchange(self.site(policy), self.memory, self.log, self.flights, fill, answers, self.clock)
 
     def site(self, policy: Policy) -> Site:
         """A configuration of one route."""
         route = Route("all", self.match, "up", policy, self.x_cache)
-        upstream = Upstream("up", "up.internal", preserve_host=False, origin=self.origin, breaker=self.breaker)
+        upstream = Upstream(
+            "up", "up.internal", preserve_host=False, timeout=30.0, origin=self.origin, breaker=self.breaker
+        )
         return Site((route,), {"all": Lane(route, upstream, policy.fingerprint())})
 
     def record(self, outcome: Outcome) -> None:
@@ -419,7 +423,7 @@ class World:
         asked = request(*written, target=target)
         rule = self.exchange.site.routes[0].policy.key
         key = key_of(asked, url_of("http", asked.host, target, rule), rule)
-        entry = self.memory.find(key, asked)
+        entry = self.memory.find(key, asked, self.clock.at)
         return None if entry is None else Stored(entry, b"".join(entry.body))
 
     def purge(self, kind: Kind = Kind.URL, value: str = URL, *, soft: bool = False) -> None:

@@ -400,7 +400,7 @@ async def test_a_bug_in_mid_body_ends_what_waits_for_it(monkeypatch: pytest.Monk
 
 
 def _flight(memory: FlightMemory) -> Flight:
-    return Flight(URL, "example.com", (), InvalidationLog("epoch"), memory)
+    return Flight(URL, "example.com", (), InvalidationLog(), memory)
 
 
 async def test_all_who_wait_hear_of_one_arrival() -> None:

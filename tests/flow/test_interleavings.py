@@ -91,7 +91,7 @@ class Chaos:
     def look(self) -> None:
         """Note calls that are new."""
         while len(self.born) < len(self.w.calls):
-            self.born.append(self.w.log.n)
+            self.born.append(self.w.log.position)
             self.left.append(None)
 
     def step(self, what: tuple[object, ...]) -> None:
@@ -120,7 +120,7 @@ class Chaos:
             case ("purge", str(target), bool(soft)):
                 self.w.purge(Kind.TARGET, target, soft=soft)
                 if not soft:
-                    self.purged.append((self.w.log.n, target))
+                    self.purged.append((self.w.log.position, target))
             case ("reload", _):
                 policy = self.w.exchange.site.routes[0].policy
                 self.w.exchange.site = self.w.site(replace(policy, forward_tags=not policy.forward_tags))
@@ -132,7 +132,7 @@ class Chaos:
         client, work = self.w.plan(*fields, method=method, target=target)
         if slow:
             client.refuse_to_read()
-        self.asked.append(Asked(client, target, language, wishes, method, self.w.log.n, len(self.w.calls)))
+        self.asked.append(Asked(client, target, language, wishes, method, self.w.log.position, len(self.w.calls)))
         self.w.run(client, work)
 
     def head(self, number: int, kind: str) -> None:

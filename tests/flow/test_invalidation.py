@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxy.edges.memory import Memory
 from proxy.flow import invalidation
-from proxy.flow.invalidation import InvalidationLog, Kind
+from proxy.flow.invalidation import InvalidationLog, Kind, Record
 from proxy.rules.message import Entry, Headers
 from tests.flow.kit import request
 from tests.rules.build import bare
@@ -68,7 +68,7 @@ def marks(most: int) -> Iterator[None]:
 )
 def test_what_a_record_matches(kind: Kind, value: str, matches: bool) -> None:
     subject = entry(tags=("s", "t"))
-    log = InvalidationLog("epoch")
+    log = InvalidationLog()
     log.append([(kind, value)], AT + 1)
     assert log.overtaken(subject, 0) is matches
     assert (log.judge(subject, 0) is None) is matches
@@ -87,28 +87,30 @@ def test_what_a_record_matches(kind: Kind, value: str, matches: bool) -> None:
     ],
 )
 def test_a_prefix_is_cut_at_segment_bounds(path: str, prefix: str, matches: bool) -> None:
-    log = InvalidationLog("epoch")
+    log = InvalidationLog()
     log.append([(Kind.PREFIX, prefix)], AT)
     assert log.overtaken(entry(f"http://h{path}"), 0) is matches
 
 
 def test_hosts_that_look_like_addresses_are_hosts() -> None:
-    log = InvalidationLog("epoch")
+    log = InvalidationLog()
     log.append([(Kind.PREFIX, "http://[::1]:8080/a"), (Kind.HOST, "[1:2]")], AT)
     assert log.judge(entry("http://[::1]:8080/a/b"), 0) is None
     assert log.judge(entry("http://[1:2]/"), 0) is None
 
 
-def test_records_are_numbered_one_after_the_other() -> None:
-    log = InvalidationLog("epoch")
-    assert log.append([(Kind.ALL, ""), (Kind.HOST, "h")], AT) == 2
-    assert log.append([], AT) == 2
-    assert log.append([(Kind.ALL, "")], AT, soft=True) == 3
-    assert log.n == 3
+def test_every_record_of_our_own_has_the_next_position() -> None:
+    log = InvalidationLog()
+    log.append([(Kind.ALL, ""), (Kind.HOST, "h")], AT)
+    assert log.position == 2
+    log.append([], AT)
+    assert log.position == 2
+    log.append([(Kind.ALL, "")], AT, soft=True)
+    assert log.position == 3
 
 
 def test_a_soft_record_makes_stale_from_its_time_on_and_no_window_longer() -> None:
-    log = InvalidationLog("epoch")
+    log = InvalidationLog()
     log.append([(Kind.ALL, "")], AT + 10, soft=True)
     judged = log.judge(entry(), 0)
     assert judged is not None
@@ -118,29 +120,151 @@ def test_a_soft_record_makes_stale_from_its_time_on_and_no_window_longer() -> No
 
 
 def test_a_soft_record_leaves_what_was_stale_before_it_as_it_was() -> None:
-    log, subject = InvalidationLog("epoch"), entry()
+    log, subject = InvalidationLog(), entry()
     log.append([(Kind.ALL, "")], AT + 80, soft=True)
     assert log.judge(subject, 0) == subject
 
 
 def test_a_later_soft_record_does_not_forgive_an_earlier_hard_one() -> None:
-    log = InvalidationLog("epoch")
+    log = InvalidationLog()
     log.append([(Kind.URL, entry().url)], AT)
     log.append([(Kind.URL, entry().url)], AT, soft=True)
     assert log.judge(entry(), 0) is None
 
 
-def test_another_epoch_is_distrusted_and_overtaken() -> None:
-    log, stranger = InvalidationLog("epoch"), replace(entry(), terms=replace(entry().terms, epoch="another"))
-    judged = log.judge(stranger, 0)
-    assert judged is not None
-    assert judged.terms.always_validate
-    assert judged.lost_until <= AT
-    assert log.overtaken(stranger, 0)
+def apply(log: InvalidationLog, number: int, kind: Kind = Kind.ALL, value: str = "", *, soft: bool = False) -> None:
+    log.apply(Record(kind, value, soft, AT), number)
+
+
+def is_distrusted(judged: Entry | None) -> bool:
+    return judged is not None and judged.terms.distrusted and judged.lost_until <= AT
+
+
+def shared(number: int = 7) -> InvalidationLog:
+    """A log that has heard of a shared one."""
+    log = InvalidationLog()
+    log.restart("E", number)
+    return log
+
+
+def test_what_is_older_than_the_shared_log_is_distrusted_when_it_is_heard_of() -> None:
+    log = InvalidationLog()
+    before = log.position
+    log.restart("E", 7)
+    assert is_distrusted(log.judge(entry(), before))
+    assert log.overtaken(entry(), before)
+    assert log.place(before) is None
+    assert log.judge(subject := entry(), log.position) is subject
+
+
+def test_positions_of_the_shared_log_are_told_and_understood() -> None:
+    log = shared(7)
+    for number in (8, 9):
+        apply(log, number, Kind.HOST, "i")
+        assert log.place(log.position) == ("E", number)
+        assert log.at("E", number) == log.position
+    assert log.at("F", 9) == -1
+
+
+def test_a_record_of_our_own_lies_between_two_of_the_shared_log() -> None:
+    log = shared(7)
+    before = log.position
+    log.append([(Kind.ALL, "")], AT)
+    assert log.judge(entry(), before) is None
+    assert log.place(log.position) == ("E", 7), "others know nothing of it"
+    assert log.judge(entry(), log.at("E", 7)) is None, "and what they have may be from before it"
+    after = log.position
+    assert log.judge(subject := entry(), after) is subject
+    apply(log, 8, Kind.HOST, "i")
+    assert log.judge(subject, after) is subject
+    assert log.place(log.position) == ("E", 8)
+
+
+def test_an_older_number_counts_from_there() -> None:
+    log = shared(7)
+    apply(log, 8, Kind.HOST, "h")
+    apply(log, 9, Kind.HOST, "i")
+    assert log.judge(entry(), log.at("E", 7)) is None
+    assert log.judge(subject := entry(), log.at("E", 8)) is subject
+
+
+def test_what_lies_ahead_cannot_be_judged_yet() -> None:
+    log = shared(7)
+    assert is_distrusted(log.judge(entry(), log.at("E", 8)))
+    assert log.overtaken(entry(), log.at("E", 8))
+
+
+def test_behind_a_gap_everything_from_before_is_distrusted_and_what_came_later_is_not() -> None:
+    log = shared(7)
+    before = log.position
+    log.gap(20)
+    assert is_distrusted(log.judge(entry(), before))
+    assert is_distrusted(log.judge(entry(), log.at("E", 19)))
+    assert log.judge(subject := entry(), log.at("E", 20)) is subject
+    apply(log, 21, Kind.HOST, "i")
+    assert log.place(log.position) == ("E", 21)
+
+
+def test_another_epoch_distrusts_what_was_and_may_count_from_anywhere() -> None:
+    log = shared(700)
+    apply(log, 701, Kind.HOST, "i")
+    before = log.position
+    log.restart("F", 3)
+    assert log.position > before
+    assert is_distrusted(log.judge(entry(), before))
+    assert log.place(before) is None
+    apply(log, 4, Kind.HOST, "h")
+    assert log.judge(entry(), log.at("F", 3)) is None
+    assert log.at("E", 701) == -1
+    assert log.judge(entry(), -1) is None, "the record matches, whatever else is unknown"
+    assert is_distrusted(log.judge(entry("http://j/"), -1))
+
+
+def test_what_is_distrusted_is_gone_where_the_operator_wants_it_so() -> None:
+    log = InvalidationLog(drop=True)
+    before = log.position
+    log.restart("E", 7)
+    assert log.judge(entry(), before) is None
+
+
+def test_more_records_of_our_own_than_there_is_room_for_distrust_what_was() -> None:
+    log = shared(7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(invalidation, "STEP", 4)
+        log.restart("F", 7)
+        before = log.position
+        for _ in range(4):
+            log.append([(Kind.HOST, "i")], AT)
+        assert log.place(log.position) == ("F", 7), "never a number that the shared log has not given"
+        assert is_distrusted(log.judge(entry(), before))
+
+
+def test_blind_an_entry_may_be_used_for_a_while_after_it_came() -> None:
+    log = InvalidationLog(grace=30.0, shared=True)
+    subject = replace(entry(), terms=replace(entry().terms, fetch_seconds=2.0))
+    assert log.vouched(subject, AT + 27.9) is subject
+    assert is_distrusted(log.vouched(subject, AT + 28.0)), "the fetch began two seconds before it came"
+    log.trusted_until = AT + 40
+    assert log.vouched(subject, AT + 39) is subject
+    assert is_distrusted(log.vouched(subject, AT + 40))
+
+
+def test_the_store_gives_nothing_that_nobody_vouches_for() -> None:
+    log = InvalidationLog(grace=10.0, shared=True)
+    store = Memory(1 << 20, log)
+    log.trusted_until = AT + 20
+    subject = entry()
+    assert store.put(subject)
+    key = subject.key
+    assert store.fresh(key, {}, AT + 19) is subject
+    assert store.fresh(key, {}, AT + 20) is None
+    assert is_distrusted(store.find(key, request(), AT + 20))
+    log.trusted_until = AT + 50
+    assert store.fresh(key, {}, AT + 20) is subject, "nothing of it was written into the store"
 
 
 def test_below_the_floor_everything_is_distrusted_and_overtaken() -> None:
-    log = InvalidationLog("epoch")
+    log = InvalidationLog()
     with marks(2):
         for number in range(3):
             log.append([(Kind.HOST, str(number))], AT)
@@ -155,15 +279,15 @@ def test_below_the_floor_everything_is_distrusted_and_overtaken() -> None:
 
 
 def test_a_repeated_record_takes_no_more_room_and_a_new_place() -> None:
-    log = InvalidationLog("epoch")
+    log = InvalidationLog()
     with marks(2):
         for host in [*["h"] * 97, "i", "h", "j"]:
             log.append([(Kind.HOST, host)], AT)
-    assert (log.n, log.floor) == (100, 98)
+    assert (log.position, log.floor) == (100, 98)
 
 
 def test_a_soft_record_that_is_forgotten_raises_the_floor_too() -> None:
-    log = InvalidationLog("epoch")
+    log = InvalidationLog()
     with marks(1):
         log.append([(Kind.ALL, "")], AT, soft=True)
         log.append([(Kind.HOST, "i")], AT)
@@ -221,7 +345,7 @@ class Truth(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.log = InvalidationLog("epoch")
+        self.log = InvalidationLog()
         self.memory = Memory(1 << 30, self.log)
         self.written: list[_Written] = []
         self.kept: dict[tuple[str, Headers], Entry] = {}
@@ -244,8 +368,8 @@ class Truth(RuleBasedStateMachine):
 
     @rule(record=st.sampled_from(RECORDS), soft=st.booleans())
     def write(self, record: tuple[Kind, str], soft: bool) -> None:
-        n = self.log.append([record], self.now, soft=soft)
-        self.written.append(_Written(n, *record, soft, self.now))
+        self.log.append([record], self.now, soft=soft)
+        self.written.append(_Written(self.log.position, *record, soft, self.now))
 
     @rule(
         url=st.sampled_from(URLS),
@@ -256,7 +380,9 @@ class Truth(RuleBasedStateMachine):
     def put(self, url: str, tags: tuple[str, ...], vary: Headers, ago: int) -> None:
         """The answer to a fetch that began some records ago."""
         self.bodies += 1
-        new = entry(url, tags, seq=max(0, self.log.n - ago), at=self.now, vary=vary, body=str(self.bodies).encode())
+        new = entry(
+            url, tags, seq=max(0, self.log.position - ago), at=self.now, vary=vary, body=str(self.bodies).encode()
+        )
         overtaken, blind = bool(self.after(new)), new.seq < self.log.floor
         old = self.kept.get((url, vary))
         older = old is not None and old.seq > new.seq
@@ -269,7 +395,7 @@ class Truth(RuleBasedStateMachine):
     @precondition(lambda self: self.kept)
     @rule(url=st.sampled_from(URLS), language=st.sampled_from([(), ("Accept-Language: en",), ("Accept-Language: fr",)]))
     def find(self, url: str, language: tuple[str, ...]) -> None:
-        found = self.memory.find(url, request(*language))
+        found = self.memory.find(url, request(*language), self.now)
         if found is None:
             for vary in VARY:
                 held = self.kept.get((url, vary))
@@ -296,8 +422,8 @@ class Truth(RuleBasedStateMachine):
 
     @invariant()
     def bounded(self) -> None:
-        assert self.log.n == len(self.written)
-        assert self.log.floor <= self.log.n
+        assert self.log.position == len(self.written)
+        assert self.log.floor <= self.log.position
 
 
 Truth.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

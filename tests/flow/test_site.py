@@ -14,7 +14,9 @@ from proxy.rules.routes import Match, Route
 from proxy.rules.wire import field_lines
 from tests.flow.kit import PLAIN, FakeOrigin, request
 
-UPSTREAM = Upstream("up", "up.internal", preserve_host=False, origin=FakeOrigin(), breaker=Breaker(5, 5.0))
+UPSTREAM = Upstream(
+    "up", "up.internal", preserve_host=False, timeout=30.0, origin=FakeOrigin(), breaker=Breaker(5, 5.0)
+)
 
 
 def _site(*routes: Route) -> Site:

@@ -299,12 +299,12 @@ def test_an_entry_holds_what_a_look_up_compares() -> None:
         vary=(("accept-language", "en,de"), *selecting({}, ("x",))),
         tags=("a", "b", "http://example.com c"),
         aside=(),
-        epoch="epoch",
         policy="policy",
         stale_window=10.0,
         error_window=20.0,
         lost_window=20.0,
         always_validate=False,
+        distrusted=False,
         never_stale=False,
         stated=True,
         fetch_seconds=2.0,
@@ -322,7 +322,7 @@ def test_an_entry_holds_what_a_look_up_compares() -> None:
         seq=7,
     )
     assert (kept.stale_until, kept.error_until, kept.lost_until) == (NOW + 63, NOW + 73, NOW + 73)
-    assert (kept.vary, kept.tags, kept.epoch) == (terms.vary, terms.tags, terms.epoch)
+    assert (kept.vary, kept.tags) == (terms.vary, terms.tags)
 
 
 def test_a_key_says_what_url_and_host_an_entry_is_of() -> None:

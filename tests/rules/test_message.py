@@ -187,7 +187,7 @@ def test_only_short_terms_are_held_for_others(length: int) -> None:
 
     def made() -> Terms:
         vary = (("x", "v" * length),)
-        return Terms(vary, (), (), "epoch", "policy", 0.0, 0.0, 0.0, False, False, True, 0.1)
+        return Terms(vary, (), (), "policy", 0.0, 0.0, 0.0, False, False, False, True, 0.1)
 
     assert (shared(made()) is shared(made())) is (length == 10)
     assert shared(made()) == made()

@@ -1,0 +1,172 @@
+"""The admin listener of an instance of several processes: it has no state of its own, and asks them.
+
+What concerns one process's state is asked of all, and given as a list. What any of them can do for all is asked of
+one. The access is checked here; a question goes on with the token it came with, under a Host that every process knows.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import orjson
+from aiohttp import hdrs, web
+
+from proxy.admin.access import Access
+from proxy.admin.listener import Door, body_of, json_answer
+from proxy.admin.problems import Refusal, Trouble
+
+OF_ALL: Final = frozenset({"/entries", "/hot", "/stats"})  # GET: what each process knows of itself
+_ALIVE_WITHIN: Final = 0.5  # seconds in which a process that is to be asked says that it is alive
+_WITHIN: Final = 5.0  # seconds in which each of those that are all asked answers
+_ASKED_WITH: Final = (hdrs.ACCEPT, hdrs.AUTHORIZATION, hdrs.CONTENT_TYPE)
+_ANSWERED_WITH: Final = (hdrs.ALLOW, hdrs.CONTENT_TYPE, hdrs.LOCATION, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A process that runs: which of them it is, its id, and the Unix socket where it answers."""
+
+    number: int
+    process: int
+    socket: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    fields: Mapping[str, str]
+    body: bytes
+
+
+class CrewAdmin:
+    """`members` are those that run now, of `size` that should; `serving` is false while it starts and stops."""
+
+    def __init__(
+        self,
+        members: Callable[[], Sequence[Member]],
+        size: int,
+        *,
+        serving: Callable[[], bool],
+        access: Callable[[], Access],
+    ) -> None:
+        self._members, self._size, self._serving, self._access = members, size, serving, access
+        self._runner: web.ServerRunner | None = None
+        self._turn = 0
+
+    async def listen(self, host: str, port: int) -> None:
+        """Accept connections. Raises OSError where the address is taken."""
+        self._runner = web.ServerRunner(Door(self._handle), shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _handle(self, request: web.BaseRequest) -> web.Response:
+        self._access().check(request)
+        path, reads = request.rel_url.raw_path, request.method in ("GET", "HEAD")
+        if path == "/healthz" and reads:  # whoever lives to start the others is alive
+            return json_answer({"status": "alive"})
+        question = _Question(request, await body_of(request))
+        if path == "/readyz" and reads:
+            return await self._readiness(question)
+        if path in OF_ALL and reads:
+            return await self._all(question)
+        return await self._any(question)
+
+    async def _readiness(self, question: "_Question") -> web.Response:
+        told = await self._ask_all(question)
+        ready = self._serving() and len(told) == self._size and all(answer.status == 200 for _, answer in told)
+        members = {"status": "ready" if ready else "not ready", "workers": _listed(told)}
+        return json_answer(members, status=200 if ready else 503)
+
+    async def _all(self, question: "_Question") -> web.Response:
+        told = await self._ask_all(question)
+        for _, answer in told:
+            if answer.status not in (200, 503):  # what is wrong with the question is so for all
+                return _passed(answer)
+        return json_answer({"workers": _listed(told)})
+
+    async def _ask_all(self, question: "_Question") -> list[tuple[Member, _Answer]]:
+        async def one(member: Member) -> tuple[Member, _Answer]:
+            try:
+                return member, await question.ask(member, within=_WITHIN)
+            except (aiohttp.ClientError, OSError):
+                return member, _Answer(503, {}, b'{"status":"no answer"}')
+
+        return await asyncio.gather(*map(one, self._members()))
+
+    async def _any(self, question: "_Question") -> web.Response:
+        members = self._members()
+        self._turn += 1
+        first = self._turn % len(members) if members else 0
+        for member in (*members[first:], *members[:first]):
+            try:
+                # One that is stuck would keep the question, and nobody could tell whether it was heard.
+                await question.is_alive(member, within=_ALIVE_WITHIN)
+                return _passed(await question.ask(member))
+            except (aiohttp.ClientError, OSError):
+                continue
+        raise Refusal(Trouble.NO_WORKER, "None of the processes answers; they are being started again.")
+
+
+class _Question:
+    """One request, to be put to any of them."""
+
+    def __init__(self, request: web.BaseRequest, body: bytes) -> None:
+        self._method, self._url, self._body = request.method, request.rel_url, body
+        self._fields = _some(request.headers, _ASKED_WITH)
+        self._fields[hdrs.X_FORWARDED_FOR] = request.remote or "unknown"  # it is asked who wanted an invalidation
+
+    async def ask(self, member: Member, within: float | None = None) -> _Answer:
+        """Put it. Raises aiohttp.ClientError or OSError where no whole answer comes, or not `within` that many
+        seconds.
+        """
+        async with (
+            _session(member, within) as session,
+            session.request(
+                self._method,
+                f"http://localhost{self._url.raw_path_qs}",
+                headers=self._fields,
+                data=self._body or None,
+                allow_redirects=False,
+            ) as response,
+        ):
+            return _Answer(response.status, _some(response.headers, _ANSWERED_WITH), await response.read())
+
+    async def is_alive(self, member: Member, within: float) -> None:
+        """Raises like `ask` where it is not."""
+        async with _session(member, within) as session, session.get("http://localhost/healthz"):
+            pass
+
+
+def _some(fields: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    return {name: fields[name] for name in names if name in fields}
+
+
+def _session(member: Member, within: float | None) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.UnixConnector(str(member.socket), force_close=True),
+        timeout=aiohttp.ClientTimeout(total=within),
+        auto_decompress=False,
+        trust_env=False,
+    )
+
+
+def _listed(told: Sequence[tuple[Member, _Answer]]) -> list[dict[str, Any]]:
+    """Each one's members, behind who it is."""
+    listed = []
+    for member, answer in told:
+        said = orjson.loads(answer.body or b"{}")
+        more = said if isinstance(said, dict) else {"answer": said}
+        listed.append({"worker": member.number, "process": member.process, **more})
+    return listed
+
+
+def _passed(answer: _Answer) -> web.Response:
+    return web.Response(status=answer.status, headers=answer.fields, body=answer.body)

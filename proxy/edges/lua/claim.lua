@@ -1,0 +1,61 @@
+#!lua flags=allow-oom
+-- Look an answer up and, where there is none that is fresh, take the lease or queue up behind its holder.
+--
+-- KEYS  value, lease, waiters
+-- ARGV  token, epoch, n       of who asks
+--       lease_ms, instance, waiters_ms
+--       passed                the beginning of a value that the asker cannot use, or ''
+--       known_ms              how long ago that came which the asker has itself, or ''
+--       overtaken             the token of a holder whose fetch a purge has overtaken, or ''
+--       mode                  'take', or 'look': leave the lease alone
+-- gives {'fresh', now_ms, value}, {'pointer', value}, {'lead', now_ms, value or nil}
+--       {'held', token, epoch, n, lease_ms left, now_ms, value or nil}: one that may be served stale
+--       {'alone', reason}
+
+local token, epoch, n, lease_ms, instance, waiters_ms, passed, known_ms, overtaken, mode = unpack(ARGV)
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- A value that cannot be read is handed out as a stale one is: whoever asked finds out, and fetches.
+local value = redis.call('GET', KEYS[1])
+if value and passed ~= '' and string.sub(value, 1, #passed) == passed then
+    value = false
+end
+local served = false
+if value then
+    local ok, magic, version, flags, _, fresh, stale, _, _, held, _, _, at =
+        pcall(struct.unpack, '<c2BBddddddI4Bc0', value)
+    if ok and magic == 'RT' and version == 1 and #value >= at + 24 then
+        if flags % 2 == 1 then
+            return {'pointer', value}
+        end
+        local stored = struct.unpack('<d', value, at)
+        -- The same moment, told by way of two clocks: they may differ by what a command takes.
+        if known_ms ~= '' and stored - held <= now - known_ms + 100 then
+            value = false
+        elseif stored + fresh > now then
+            return {'fresh', now, value}
+        else
+            served = stored + stale > now and value
+        end
+    end
+end
+if mode == 'look' then
+    return {'lead', now, value}
+end
+
+local lease = redis.call('GET', KEYS[2])
+if lease then
+    if string.sub(lease, 1, 1) == '!' then
+        return {'alone', string.sub(lease, 2)}
+    end
+    local holder, its_epoch, its_n = string.match(lease, '^(%S+) (%S*) (%S+)$')
+    if holder and holder ~= overtaken then
+        redis.call('SADD', KEYS[3], instance)
+        redis.call('PEXPIRE', KEYS[3], waiters_ms)
+        return {'held', holder, its_epoch, its_n, redis.call('PTTL', KEYS[2]), now, served}
+    end
+end
+redis.call('SET', KEYS[2], token .. ' ' .. epoch .. ' ' .. n, 'PX', lease_ms)
+return {'lead', now, value}

@@ -1,0 +1,54 @@
+-- Register an instance and say what it has missed. Behind log.lua. ARGV goes on: the instance, the epoch, number and
+-- batch where it stands, for how long (ms) it trusts the answer, how many records it takes at once, and the instances it
+-- knows of. Returns the time, how its place was found, epoch, the place that the messages follow on, number of the last
+-- record, how many replicas are in step, name and end of life of who is alive, and the messages.
+local INSTANCE, EPOCH, NUMBER, ID, TRUST, PAGE = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8], tonumber(ARGV[9])
+
+local head = heading()
+local found = 'other'
+if head and head.epoch == EPOCH then
+  if NUMBER == head.n then
+    found = ID == head.id and 'known' or 'lost'
+  elseif NUMBER == head.floor then
+    found = ID == head.floor_id and 'known' or 'lost'
+  elseif NUMBER < head.floor then
+    found = 'trimmed'
+  else
+    local entry = redis.call('XRANGE', LOG, text(NUMBER) .. '-0', text(NUMBER) .. '-0')[1]
+    found = entry and field(entry, 'id') == ID and 'known' or 'lost'
+  end
+end
+-- Lost: records that this instance has applied are not in the log, and others will never hear of them.
+if not head or found == 'lost' or born(head.epoch) < born(EPOCH) then
+  local fleet = {}
+  for at = 10, #ARGV do fleet[#fleet + 1] = ARGV[at] end
+  head, found = renew(ARGV[3], EPOCH, fleet), 'other'
+end
+
+local ms = math.floor(now / 1000)
+local place = found == 'known' and EPOCH .. ' ' .. text(NUMBER) or '- -1' -- what it says will be true once it says so
+redis.call('HSET', INSTANCES, INSTANCE, place .. ' ' .. text(ms + TRUST + 1000))
+local alive, all = {}, redis.call('HGETALL', INSTANCES)
+for at = 1, #all, 2 do
+  local ends = string.match(all[at + 1], '%d+$')
+  if tonumber(ends) < ms then
+    redis.call('HDEL', INSTANCES, all[at])
+  else
+    alive[#alive + 1] = all[at]
+    alive[#alive + 1] = ends
+  end
+end
+
+local from, from_id = head.floor, head.floor_id
+if found == 'known' then from, from_id = NUMBER, ID end
+local messages, records, at = {}, 0, from
+while records < PAGE and at < head.n do
+  local some = redis.call('XRANGE', LOG, '(' .. text(at) .. '-0', '+', 'COUNT', 20)
+  if #some == 0 then break end
+  for _, entry in ipairs(some) do
+    messages[#messages + 1] = field(entry, 'message')
+    records, at = records + tonumber(field(entry, 'count')), number_of(entry)
+    if records >= PAGE then break end
+  end
+end
+return {text(now), found, head.epoch, text(from), from_id, text(head.n), replicas, alive, messages}

@@ -1,0 +1,387 @@
+"""The way to Redis: commands of one loop tick share a round trip, nobody waits longer than the deadline.
+
+Each server that holds keys has one connection, and its breaker is closed while that stands. Whoever
+calls while it is open is refused at once; it closes only by `probe`.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Final, Self
+
+from redis import ResponseError
+
+from proxy.edges.redis_topology import NOWHERE, Kind, Topology, parse_url
+from proxy.edges.redis_wire import Address, Counters, Entrance, Order, Unreachable, Wire, Word, connect
+
+__all__ = ["Call", "Link", "Script", "Unreachable", "Word"]
+
+Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+
+_log = logging.getLogger(__name__)
+
+_PATIENCE: Final = 5  # deadlines that connecting may take: nobody waits for it, and TLS takes four round trips
+_LOOK_AGAIN: Final = 0.1  # seconds between two looks at the topology that were caused by errors
+_PING: Final = 1.0  # seconds between two signs of life asked of a subscription
+_RETRY: Final = 0.1  # seconds between two attempts to subscribe
+_ELSEWHERE: Final = frozenset(  # the server is not the one to ask, or not now
+    {"MOVED", "ASK", "READONLY", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY"}
+)
+
+
+class Script:
+    """A Lua script and the hash that Redis calls it by."""
+
+    __slots__ = ("sha", "source")
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """The script of that name in lua/."""
+        return cls(Path(__file__).with_name("lua").joinpath(f"{name}.lua").read_text("utf-8"))
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One command, for `Link.alone`."""
+
+    words: tuple[Word, ...]
+
+    @classmethod
+    def script(cls, script: Script, keys: Sequence[str], args: Sequence[Word]) -> Self:
+        """A script, sent with its text: nothing need be repeated where the server does not know it."""
+        return cls(("EVAL", script.source, len(keys), *keys, *args))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ear:
+    """A subscription: to what, and to which server now, None for nobody. It is left where `key` has moved away."""
+
+    handlers: Mapping[str, Callable[[bytes], None]]
+    on_subscribed: Callable[[], None]
+    where: Callable[[], Address | None]
+    entrance: Entrance
+    key: str | None = None
+
+
+class Link:
+    """The servers behind one URL. Made inside the running loop.
+
+    `now` gives monotonic seconds, `spawn` owns the tasks, `deadline` is in seconds, from handing a command
+    over to its reply. It begins with every breaker open. Raises ValueError where the URL is wrong.
+    """
+
+    def __init__(self, url: str, *, now: Callable[[], float], spawn: Spawn, deadline: float = 0.1) -> None:
+        self.counters = Counters()
+        self.trouble = "not connected yet"  # why it is not up, in words for the operator
+        self._now, self._spawn, self._deadline = now, spawn, deadline
+        self._loop = asyncio.get_running_loop()
+        self._topology = Topology(parse_url(url), self._make, _PATIENCE * deadline)
+        self._layout = NOWHERE
+        self._wires: dict[Address, Wire] = {}
+        self._only: Wire | None = None  # to the one server that holds every key
+        self._own: dict[Address, list[Wire]] = {}  # idle ones, for `alone`
+        self._scripts: dict[str, Script] = {}
+        self._looking = asyncio.Lock()
+        self._again_at = 0.0
+        self._ears: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
+        self._busy: set[Wire] = set()  # those of `alone` that wait
+        self._closed = False
+
+    @property
+    def up(self) -> bool:
+        """Whether every server is connected."""
+        return bool(self._wires) and self._wires.keys() >= self._layout.servers
+
+    def reaches(self, key: str) -> bool:
+        """Whether the server that holds the key is connected: in a Cluster, others may be lost."""
+        return self._wire(key) is not None
+
+    def run(self, script: Script, keys: Sequence[str], args: Sequence[Word]) -> asyncio.Future[Any]:
+        """What the script returns. The server is the one that holds the first key.
+
+        Raises Unreachable, and redis.ResponseError for an error reply.
+        """
+        if script.sha not in self._scripts:
+            self._scripts[script.sha] = script
+        return self._send(keys[0], ("EVALSHA", script.sha, len(keys), *keys, *args), script.source)
+
+    def command(self, key: str, *words: Word) -> asyncio.Future[Any]:
+        """The reply to a command, words as they are sent; `key` says to which server. Raises as `run` does."""
+        return self._send(key, words)
+
+    def _send(self, key: str, words: tuple[Word, ...], source: str = "") -> asyncio.Future[Any]:
+        order = Order(words, self._now(), self._loop.create_future(), source)
+        wire = self._only or self._wire(key)
+        if wire is None:
+            order.fail(Unreachable(self.trouble))
+        else:
+            self.counters.commands += 1
+            wire.send(order)
+        return order.future
+
+    async def alone(self, key: str, calls: Sequence[Call], deadline: float) -> list[Any]:
+        """The replies to these commands, in order, on a connection that nobody else uses meanwhile.
+
+        `deadline` is in seconds, for all of them and for connecting. Raises Unreachable, and
+        redis.ResponseError for the first error reply; the commands behind it have run all the same.
+        """
+        at = self._now()
+        wire = self._wire(key)
+        if wire is None:
+            raise Unreachable(self.trouble)
+        address = wire.address
+        idle = self._own.setdefault(address, [])
+        idle[:] = [own for own in idle if not own.lost]
+        try:
+            own = idle.pop() if idle else await self._connected(address, deadline)
+        except Unreachable as error:
+            self._lost(wire, str(error))
+            raise
+        if self._closed:
+            own.close()
+        own.limit(deadline)
+        replies = await self._exchange(own, calls, at)
+        if own.lost:
+            self._lost(wire, own.lost)
+        else:
+            idle.append(own)
+        failure = next((reply for reply in replies if isinstance(reply, BaseException)), None)
+        if failure is None:
+            return replies
+        try:
+            raise self._meaning(failure, own) if isinstance(failure, ResponseError) else failure
+        finally:
+            del failure, replies  # an exception holds the frames it has passed
+
+    async def _exchange(self, own: Wire, calls: Sequence[Call], at: float) -> list[Any]:
+        """Replies and errors, for commands handed over then."""
+        self._busy.add(own)
+        self.counters.commands += len(calls)
+        orders = [Order(call.words, at, self._loop.create_future()) for call in calls]
+        for order in orders:
+            own.send(order)
+        try:
+            return await asyncio.gather(*[order.future for order in orders], return_exceptions=True)
+        except BaseException:
+            own.close()  # what is still to come belongs to nobody
+            raise
+        finally:
+            self._busy.discard(own)
+
+    def listen(
+        self, key: str, handlers: Mapping[str, Callable[[bytes], None]], on_subscribed: Callable[[], None]
+    ) -> None:
+        """Give what is published on these channels to their handlers, from the key's server, until `close`.
+
+        `on_subscribed` is called whenever it hears again: what was said before is lost. A connection that stays
+        silent for a second and five deadlines is replaced.
+        """
+
+        def where() -> Address | None:
+            wire = self._wire(key)
+            return None if wire is None else wire.address
+
+        ear = _Ear(handlers, on_subscribed, where, self._topology.entrance, key)
+        self._ears.append(self._spawn(self._hear(ear), "redis subscription"))
+
+    async def probe(self) -> bool:
+        """Look where the servers are, and connect to those without a connection; whether it is up then.
+
+        A connection counts once it has answered within the deadline. Takes about twelve deadlines at most.
+        """
+        async with self._looking:
+            if not self._closed:
+                await self._look()
+        return self.up
+
+    async def close(self) -> None:
+        """Close every connection; whoever waits gets Unreachable."""
+        self._closed, self.trouble = True, "closed"
+        for ear in self._ears:
+            ear.cancel()
+        if self._ears:
+            await asyncio.wait(self._ears)
+        for wire in [*self._wires.values(), *self._busy, *[wire for idle in self._own.values() for wire in idle]]:
+            wire.close()
+        self._wires.clear()
+        self._only = None
+
+    def _make(self, address: Address) -> Wire:
+        return Wire(address, self.counters, self._now)
+
+    def _wire(self, key: str) -> Wire | None:
+        address = self._layout.of(key)
+        return None if address is None else self._wires.get(address)
+
+    async def _look(self) -> None:
+        try:
+            layout = await self._topology.find(self._layout)
+        except Unreachable as error:
+            self.trouble = str(error)
+            return
+        missing = [address for address in layout.servers if address not in self._wires]
+        await asyncio.gather(*[self._join(address) for address in missing])
+        if self._closed:
+            return
+        self._layout = layout
+        for address in [address for address in self._wires if address not in layout.servers]:
+            self._drop(address).close()
+        self._only = self._wires.get(layout.only) if layout.only is not None else None
+        if self.up:
+            self.trouble = ""
+        if self._topology.url.kind is Kind.SENTINEL and self._watching is None:
+            self._watching = self._watch()
+            self._ears.append(self._watching)
+
+    async def _join(self, address: Address) -> None:
+        """Connect to a server for everybody, if it answers."""
+        try:
+            wire = await self._connected(address, _PATIENCE * self._deadline)
+            wire.limit(self._deadline)
+            await _judge(wire, master=self._topology.url.kind is Kind.SENTINEL)
+        except Unreachable as error:
+            self.trouble = str(error)
+            return
+        if self._closed:
+            wire.close()
+            return
+        wire.on_error, wire.on_lost = self._refused, self._lost
+        self._wires[address] = wire
+        self.counters.reconnects += 1
+
+    async def _connected(self, address: Address, within: float) -> Wire:
+        wire = self._make(address)
+        setup = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
+        await connect(wire, self._topology.entrance, within, *setup)
+        return wire
+
+    def _lost(self, wire: Wire, why: str) -> None:
+        """Open the breaker of a connection's server."""
+        if self._wires.get(wire.address) is wire:
+            self.trouble = why
+            self._drop(wire.address).close()
+
+    def _drop(self, address: Address) -> Wire:
+        wire = self._wires.pop(address)
+        wire.on_lost = None
+        if self._only is wire:
+            self._only = None
+        for idle in self._own.pop(address, []):
+            idle.close()
+        return wire
+
+    def _refused(self, wire: Wire, order: Order, error: ResponseError) -> None:
+        """An error reply on a shared connection."""
+        if order.source and str(error).startswith("NOSCRIPT"):
+            again = Order(("EVAL", order.source, *order.words[2:]), order.at, order.future)
+            wire.send(again)
+        else:
+            order.fail(self._meaning(error, wire))
+
+    def _meaning(self, error: ResponseError, wire: Wire) -> Exception:
+        code = str(error).partition(" ")[0]
+        if code not in _ELSEWHERE:
+            self.counters.errors += 1
+            return error
+        self._look_soon()
+        return Unreachable(f"{wire.name} says {code}")
+
+    def _look_soon(self) -> None:
+        now = self._now()
+        if now >= self._again_at and not self._looking.locked() and not self._closed:
+            self._again_at = now + _LOOK_AGAIN
+            self._spawn(self._look_again(), "redis topology")
+
+    async def _look_again(self) -> None:
+        await self.probe()
+
+    def _watch(self) -> asyncio.Task[None]:
+        """Look again whenever a Sentinel says that there is another master: the old one may answer for a while yet."""
+        sentinels = cycle(self._topology.url.servers)
+
+        def look(_: bytes = b"") -> None:
+            self._again_at = 0.0
+            self._look_soon()
+
+        ear = _Ear({"+switch-master": look}, look, lambda: next(sentinels), self._topology.sentinel_entrance)
+        return self._spawn(self._hear(ear), "redis sentinel")
+
+    async def _hear(self, ear: _Ear) -> None:
+        """Subscribe, again and again."""
+        told: set[str] = set()
+        while True:
+            address = ear.where()
+            if address is not None:
+                try:
+                    await self._subscription(ear, address)
+                    told.clear()
+                except Unreachable as error:
+                    if str(error) not in told:
+                        told.add(str(error))
+                        _log.warning("no subscription: %s", error)
+            await asyncio.sleep(_RETRY)
+
+    async def _subscription(self, ear: _Ear, address: Address) -> None:
+        """Hear until the connection is lost, silent, or not where it should be. Raises Unreachable before that."""
+        own = self._make(address)
+        await connect(own, ear.entrance, _PATIENCE * self._deadline)
+        over, missing, refusal = asyncio.Event(), set(ear.handlers), list[str]()
+
+        def take(reply: Any) -> None:  # noqa: ANN401 - RESP
+            if isinstance(reply, ResponseError):
+                refusal.append(f"{own.name} says {str(reply).partition(' ')[0]} to SUBSCRIBE")
+                over.set()
+            elif reply[0] == b"message":
+                ear.handlers[reply[1].decode()](reply[2])
+            elif reply[0] == b"subscribe":
+                missing.discard(reply[1].decode())
+                if not missing:
+                    ear.on_subscribed()
+
+        own.on_push, own.on_lost = take, lambda *_: over.set()
+        try:
+            own.say(("SUBSCRIBE", *ear.handlers))
+            while ear.key is None or self._layout.of(ear.key) == address:
+                sent = self._now()
+                own.say(("PING",))
+                if await _set_within(over, _PATIENCE * self._deadline) or own.heard < sent:
+                    break
+                if await _set_within(over, sent + _PING - self._now()):
+                    break
+        finally:
+            own.close()
+        if refusal:
+            raise Unreachable(refusal[0])
+
+
+async def _judge(wire: Wire, *, master: bool) -> None:
+    """Raises Unreachable where the server does not answer in time, or has to be a master and is none."""
+    try:
+        await wire.order("PING")
+        no = "is not the master" if master and (await wire.order("ROLE"))[0] != b"master" else ""
+    except ResponseError as error:
+        no = f"says {str(error).partition(' ')[0]}"
+    except BaseException:
+        wire.close()
+        raise
+    if no:
+        wire.close()
+        raise Unreachable(f"{wire.name} {no}")
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,380 @@
+"""The invalidation log that all instances share, in Redis.
+
+A record is appended and published by one script, so that it travels in a millisecond; the stream is what
+makes it certain. A heartbeat asks it for what was missed, and only its answers make the log trusted.
+What messages and answers mean is worked out by flow/follower.py.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from redis import ResponseError
+
+from proxy.edges.redis_link import Call, Link, Script, Unreachable
+from proxy.edges.redis_records import Layout, as_batch, read_answer, read_batch, source, write_body
+from proxy.flow.follower import PROMPT, Batch, Follower, Found, Heard, Outbox
+from proxy.flow.invalidation import InvalidationLog, Target
+from proxy.flow.ports import Clock, LogUnreachable, Progress
+
+_log = logging.getLogger(__name__)
+
+BEAT: Final = 0.5  # seconds between two questions, give or take a quarter
+PROBE: Final = 0.25  # and between two attempts to reach Redis
+DEADLINE: Final = 0.1  # seconds for one append, replicated where there are replicas
+_REPLICATION: Final = 60  # ms of the deadline
+ACKED_AT_ONCE: Final = 1000  # batches
+_PAGES: Final = 200  # answers read before the others get their turn
+_ACKED: Final = 60.0  # seconds after which nobody waits for a batch any more that was read late
+_FIRST: Final = 1.0  # seconds that starting may wait for Redis
+_ASK_AGAIN: Final = (0.005, 0.25)  # seconds between two looks at a batch's progress: at first, and at most
+
+_Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+
+
+class CorrectedClock(Clock, Protocol):
+    """A clock whose wall time goes by that of Redis."""
+
+    def correct(self, offset: float) -> None:
+        """`wall` is so many seconds behind."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """For whoever watches. `blind_seconds`: how long nobody has vouched for the log being complete, 0 while somebody
+    does. `outbox`: targets that the others have still to be told of. `instances`: alive, this one included.
+    """
+
+    reachable: bool
+    trouble: str
+    blind_seconds: float
+    epoch: str
+    number: int
+    outbox: int
+    instances: int
+    replicas: int
+    applied: int
+    gaps: int
+    restarts: int
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Who waits here for a batch to be applied everywhere."""
+
+    applied: dict[str, float] = field(default_factory=dict)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class RedisLog:
+    """A SharedLog. `instance` is a name without spaces that no other has; `max_blind`: seconds for which the log is
+    trusted after it was asked.
+
+    `on_applied` is called when records were applied, `on_word` with what others send to this instance alone,
+    `on_subscribed` when words may have been lost.
+    """
+
+    def __init__(  # noqa: PLR0913 - what it is wired to, all by name
+        self,
+        link: Link,
+        log: InvalidationLog,
+        *,
+        prefix: str,
+        instance: str,
+        max_blind: float,
+        clock: CorrectedClock,
+        spawn: _Spawn,
+        on_applied: Callable[[], None],
+        on_word: Callable[[bytes], None],
+        on_subscribed: Callable[[], None],
+    ) -> None:
+        self._link, self._log, self._clock, self._spawn = link, log, clock, spawn
+        self._instance, self._on_applied, self._on_word = instance, on_applied, on_word
+        self._on_subscribed = on_subscribed
+        self._follower = Follower(log, max_blind)
+        self._outbox = Outbox()
+        self._layout = Layout(prefix, instance)
+        self._append_script, self._sync_script = Script(source("append")), Script(source("sync"))
+        self._ack_script, self._progress_script = Script.load("ack"), Script.load("progress")
+        self._fleet: tuple[str, ...] = ()  # name and end of life (ms) of everybody who was alive a moment ago
+        self._replicas = 0
+        self._applied = 0
+        self._acks: list[Batch] = []
+        self._ack_soon = False
+        self._watches: dict[str, list[_Watch]] = {}
+        self._kicked, self._first = asyncio.Event(), asyncio.Event()
+        self._listening = False
+        self._beating: asyncio.Task[None] | None = None
+        self._complaint = ""
+
+    async def start(self) -> None:
+        """Follow the log, whenever there is one. Returns when it was read and nothing of it can be missed,
+        or after a second.
+        """
+        layout = self._layout
+        handlers = {layout.records: self._heard, layout.to(self._instance): self._told}
+        self._link.listen(layout.log, handlers, self._subscribed)
+        self._beating = self._spawn(self._beat_on(), "invalidation log")
+        await _set_within(self._first, _FIRST)
+
+    async def close(self) -> None:
+        """Stop following, and say so."""
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.wait([self._beating])
+        try:
+            await self._link.command(self._layout.instances, "HDEL", self._layout.instances, self._instance)
+        except (Unreachable, ResponseError) as error:
+            _log.info("redis was not told that this instance ends: %s", error)
+
+    def state(self) -> LogState:
+        """How things are."""
+        blind = max(0.0, self._clock.now() - self._log.trusted_until)
+        follower = self._follower
+        return LogState(
+            reachable=self._link.up,
+            trouble=self._link.trouble or self._complaint,
+            blind_seconds=blind,
+            epoch=follower.epoch,
+            number=follower.number,
+            outbox=len(self._outbox),
+            instances=len(self._fleet) // 2,
+            replicas=self._replicas,
+            applied=self._applied,
+            gaps=follower.gaps,
+            restarts=follower.restarts,
+        )
+
+    async def announce(self, targets: Sequence[Target]) -> None:
+        """Tell all others what was applied here already: within the deadline, or as soon as that is possible."""
+        if not targets:
+            return
+        if self._outbox:  # behind what waits already
+            self._outbox.put(targets)
+            await self._send_outbox()
+            return
+        try:
+            await self._append(targets)
+        except (Unreachable, ResponseError):
+            self._outbox.put(targets)
+
+    async def invalidate(self, targets: Sequence[Target], who: str, *, soft: bool) -> str:
+        """Write one atomic batch and apply it here; gives its id.
+
+        Raises LogUnreachable where it was not written, or not replicated in time, or that cannot be known: it may
+        come about all the same. Raises ValueError where there is nothing to invalidate.
+        """
+        if not targets:
+            raise ValueError("nothing to invalidate")
+        batch, end = secrets.token_hex(8), self._clock.now() + DEADLINE
+        body = write_body(targets, who, soft=soft)
+        keys, args = self._layout.append(self._follower, batch, len(targets), body, self._fleet)
+        copies = min(self._replicas, 1)
+        calls = [Call.script(self._append_script, keys, args), Call(("WAIT", copies, _REPLICATION))]
+        try:
+            (head, replicas), copied = await self._link.alone(keys[0], calls, DEADLINE)
+            if not copied and replicas and not copies:  # nobody knew of them; what is written later arrives later
+                left = max(end - self._clock.now(), 0.002)
+                calls = [Call(("HSET", keys[1], "touched", "")), Call(("WAIT", 1, int(left * 600) + 1))]
+                _, copied = await self._link.alone(keys[0], calls, left)
+        except (Unreachable, ResponseError) as error:
+            raise LogUnreachable(str(error)) from None
+        self._replicas = replicas
+        if replicas and not copied:
+            raise LogUnreachable("no replica has confirmed it in time")
+        if not self._hear(as_batch(head, targets, who, soft=soft)):
+            # Others have written meanwhile; until that is read, ours is applied as a record of our own.
+            self._log.append(targets, self._clock.now(), soft=soft)
+            self._on_applied()
+        return batch
+
+    async def progress(self, batch: str, within: float) -> Progress | None:
+        """How far it has come, see SharedLog. Acknowledgements to this instance are waited for, those to others are
+        looked for again and again.
+        """
+        watch, end, pause = _Watch(), self._clock.now() + within, _ASK_AGAIN[0]
+        self._watches.setdefault(batch, []).append(watch)
+        try:
+            while True:
+                watch.news.clear()
+                progress = await self._look_at(batch)
+                if progress is None or not progress.pending:
+                    return progress
+                missing = set(progress.pending)
+                pause_until = min(self._clock.now() + pause, end)
+                while missing and await _set_within(watch.news, pause_until - self._clock.now()):
+                    watch.news.clear()
+                    missing -= watch.applied.keys()
+                if not missing or self._clock.now() >= end:
+                    pending = tuple([name for name in progress.pending if name in missing])
+                    return Progress({**progress.applied, **watch.applied}, pending)
+                pause = min(pause * 2, _ASK_AGAIN[1])
+        finally:
+            watches = self._watches[batch]
+            watches.remove(watch)
+            if not watches:
+                del self._watches[batch]
+
+    async def _look_at(self, batch: str) -> Progress | None:
+        try:
+            reply = await self._link.run(self._progress_script, self._layout.progress(batch), [])
+        except (Unreachable, ResponseError) as error:
+            raise LogUnreachable(str(error)) from None
+        if reply is None:
+            return None
+        applied, pending = reply
+        milliseconds = {name.decode(): float(ms) for name, ms in zip(applied[::2], applied[1::2], strict=True)}
+        return Progress(milliseconds, tuple(sorted([name.decode() for name in pending])))
+
+    # -- writing
+
+    async def _append(self, targets: Sequence[Target], *, soft: bool = False) -> None:
+        """Write what was applied here already. Raises Unreachable, and redis.ResponseError."""
+        body = write_body(targets, "", soft=soft)
+        keys, args = self._layout.append(self._follower, secrets.token_hex(8), len(targets), body, self._fleet)
+        head, self._replicas = await self._link.run(self._append_script, keys, args)
+        self._hear(as_batch(head, targets, "", soft=soft))
+
+    async def _send_outbox(self) -> None:
+        targets, soft = self._outbox.take()
+        if not targets:
+            return
+        try:
+            await self._append(targets, soft=soft)
+        except BaseException as error:
+            self._outbox.failed()
+            if not isinstance(error, Unreachable | ResponseError):
+                raise
+        else:
+            self._outbox.sent()
+
+    # -- hearing
+
+    def _subscribed(self) -> None:
+        """What was said before is lost."""
+        self._listening = True
+        self._kicked.set()
+        self._on_subscribed()
+
+    def _heard(self, message: bytes) -> None:
+        """What was published."""
+        batch = read_batch(message)
+        if batch is None:
+            self._kicked.set()
+        else:
+            self._hear(batch)
+
+    def _hear(self, batch: Batch) -> bool:
+        match self._follower.hear(batch, self._clock.now()):
+            case Heard.APPLIED:
+                self._note([batch])
+            case Heard.BEHIND:
+                self._kicked.set()
+                return False
+            case Heard.KNOWN:
+                pass
+        return True
+
+    def _told(self, message: bytes) -> None:
+        """What was sent to this instance alone."""
+        words = message.split(b" ")
+        if words[0] != b"ack" or len(words) != 4:
+            self._on_word(message)
+            return
+        _, batch, instance, milliseconds = words
+        for watch in self._watches.get(batch.decode(), ()):
+            watch.applied[instance.decode()] = float(milliseconds)
+            watch.news.set()
+
+    def _note(self, applied: Sequence[Batch]) -> None:
+        """Batches were applied: tell, once for all of this tick, those who wait."""
+        self._applied += sum([len(batch.targets) for batch in applied])
+        self._on_applied()
+        self._acks += applied
+        self._acknowledge_soon()
+
+    def _acknowledge_soon(self) -> None:
+        if not self._ack_soon:
+            self._ack_soon = True
+            asyncio.get_running_loop().call_soon(self._acknowledge)
+
+    def _acknowledge(self) -> None:
+        self._ack_soon = False
+        batches, self._acks = self._acks[-ACKED_AT_ONCE:], []
+        keys, args = self._layout.ack(self._follower, batches)
+        self._link.run(self._ack_script, keys, args)  # where it fails, the next question says as much
+
+    # -- the heartbeat
+
+    async def _beat_on(self) -> None:
+        while True:
+            self._kicked.clear()
+            good = await self._beat()
+            if good and self._listening:
+                self._first.set()
+            pause = (BEAT if good else PROBE) * (0.75 + self._clock.roll() / 2)
+            if self._link.up:
+                await _set_within(self._kicked, pause)
+            else:
+                await asyncio.sleep(pause)
+
+    async def _beat(self) -> bool:
+        """Ask for what was missed; whether nothing is open."""
+        try:
+            good = (self._link.up or await self._link.probe()) and await self._catch_up()
+        except Unreachable:
+            good = False
+        except Exception as error:  # noqa: BLE001 - an answer that makes no sense must not be the last one asked for
+            good = False
+            self._complain(error)
+        if good:
+            self._complaint = ""
+            await self._send_outbox()
+        elif self._follower.behind:
+            self._follower.lose()
+        return good
+
+    def _complain(self, error: Exception) -> None:
+        why = f"the invalidation log cannot be read: {error}"
+        if why != self._complaint:
+            _log.warning("%s", why, exc_info=None if isinstance(error, ResponseError) else error)
+        self._complaint = why
+
+    async def _catch_up(self) -> bool:
+        for _ in range(_PAGES):
+            done, progress = await self._ask()
+            if done and not self._follower.behind:
+                return True
+            if not done and not progress:
+                break
+        return False
+
+    async def _ask(self) -> tuple[bool, bool]:
+        """One question: whether its answer leaves nothing open, and whether it has led on."""
+        follower, clock = self._follower, self._clock
+        was, sent = (follower.epoch, follower.number), clock.now()
+        reply = await self._link.run(self._sync_script, *self._layout.sync(follower, self._fleet))
+        now = clock.now()
+        answer, self._fleet, self._replicas = read_answer(reply)
+        if now - sent < PROMPT:
+            clock.correct(answer.at + (now - sent) / 2 - clock.wall())
+        done, applied = follower.take(answer, sent, now)
+        if applied:
+            self._note([batch for batch in applied if answer.at - batch.at < _ACKED])
+        if answer.found is not Found.KNOWN:  # it is registered as knowing nothing
+            self._on_applied()
+            self._acknowledge_soon()
+        return done, (follower.epoch, follower.number) != was or answer.found is not Found.KNOWN
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,231 @@
+"""What all instances have together: answers in Redis, and the leases that make one fetch do for the whole fleet.
+
+An answer's place is a digest of its policy and key. All its keys share one hash tag:
+
+    PREFIX:{H}:e            the answer, or a pointer naming the request fields that tell its variants apart
+    PREFIX:{H}:eVARIANT     one of these
+    PREFIX:{H}:lAVARIANT    the lease to fetch it: `token epoch n`, or `!reason` where its answers cannot be shared
+    PREFIX:{H}:wAVARIANT    the instances that wait for its holder
+
+A is 1 for requests that say who asks, which wait for nobody else, and 0 for all others.
+
+A claim is one round trip where there is something to find or nobody to wait for. Whoever has to wait
+hears a word by way of the channel `PREFIX:to:INSTANCE`: `w`, the lease's key, its token and the word, with
+line feeds between them. A word that is lost costs the rest of a lease, no more.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, assert_never
+
+from redis import ResponseError
+
+from proxy.edges import codec
+from proxy.edges.codec import Packed
+from proxy.edges.redis_leases import Counters, Desk, Grant, Hold, Leases, Log, Spawn
+from proxy.edges.redis_link import Link, Script
+from proxy.edges.redis_look import Look, Mode, Next, Outcome, Pointer
+from proxy.flow.ports import Alone, Apart, Broken, Claim, Lease, Wanted
+from proxy.rules.fields import selecting
+from proxy.rules.message import Entry, Headers, Reason
+
+LIMIT: Final = 1 << 20  # bytes of a frame; what is larger is not shared
+_TTL_MAX: Final = 12 * 3600.0  # seconds; the log reaches back twice as far
+_LINGER: Final = 60.0  # seconds for which an answer is still worth validating
+_TURNS: Final = 8  # words a claim follows before it goes alone
+_THREAD: Final = 64 << 10  # bytes of body; writing more takes longer than the loop may stand still
+
+_FILL: Final = Script.load("fill")
+
+# What is true of one request says nothing of what is stored for all.
+_ASKERS_OWN: Final = frozenset({Reason.AUTHORIZATION, Reason.CREDENTIALS})
+
+
+class RedisStore:
+    """flow.ports.SharedStore. Made inside the running loop.
+
+    `now` gives monotonic seconds, `spawn` owns the tasks. Whoever subscribes to `PREFIX:to:INSTANCE` hands what
+    begins with `w` to `on_word`.
+    """
+
+    def __init__(
+        self, link: Link, log: Log, *, prefix: str, instance: str, now: Callable[[], float], spawn: Spawn
+    ) -> None:
+        self._desk = Desk(link, log, prefix, instance, now, spawn, asyncio.get_running_loop())
+        self._leases = Leases(self._desk)
+        self._looks: dict[str, list[Look]] = {}  # by lease
+
+    @property
+    def counters(self) -> Counters:
+        """What has happened so far."""
+        return self._desk.counters
+
+    async def close(self) -> None:
+        """Release every lease; whoever waits goes alone."""
+        for look in self._under_way():
+            look.settle(Apart())
+        await self._leases.close()
+
+    async def claim(self, wanted: Wanted, within: float) -> Claim:
+        """See flow.ports.SharedStore."""
+        until, mode, turns = self._desk.loop.time() + within, Mode.TAKE, 0
+        while turns < _TURNS:
+            outcome = await self._look(wanted, (), mode, until)
+            if isinstance(outcome, Pointer):
+                outcome = await self._look(wanted, selecting(wanted.fields, outcome.names), mode, until)
+            match outcome:
+                case Next.LATER:
+                    continue
+                case Next.AGAIN:
+                    mode = Mode.TAKE
+                case Next.LOOK:
+                    mode = Mode.LOOK
+                case Pointer():
+                    break
+                case _:
+                    return outcome
+            turns += 1
+        return Apart()
+
+    async def _look(self, wanted: Wanted, vary: Headers, mode: Mode, until: float) -> Outcome:
+        """Join the look that is under way for this place, or begin it."""
+        place = self._desk.place(wanted.policy, wanted.key, vary, apart=wanted.apart)
+        looks = self._looks.setdefault(place.lease, [])
+        for look in looks:
+            if look.mode is mode and look.known == wanted.known:
+                return await look.outcome(until)
+        look = Look(self._desk, self._leases, place, wanted, vary, mode, self._over)
+        looks.append(look)
+        look.ask()
+        return await look.outcome(until)
+
+    def _over(self, look: Look) -> None:
+        looks = self._looks.get(look.place.lease, [])
+        if look in looks:
+            looks.remove(look)
+        if not looks:
+            self._looks.pop(look.place.lease, None)
+
+    def _under_way(self) -> list[Look]:
+        return [look for looks in self._looks.values() for look in looks]
+
+    def on_word(self, payload: bytes) -> None:
+        """What was published to this instance: `w`, lease, token and word."""
+        with suppress(ValueError):  # of another version, or none of ours
+            lease, token, word = payload[1:].decode().split("\n")
+            self._desk.counters.words += 1
+            for look in list(self._looks.get(lease, ())):
+                look.hear(token, word)
+
+    def on_records(self) -> None:
+        """The log has applied something: who waits for a fetch that is overtaken need not."""
+        for look in self._under_way():
+            look.recheck()
+
+    def on_subscribed(self) -> None:
+        """Words may have been lost: whoever waits asks again."""
+        for look in self._under_way():
+            look.miss()
+
+    def keep(self, lease: Lease | None, entry: Entry, asked: float) -> None:
+        """See flow.ports.SharedStore."""
+        hold = _say(lease)
+        if entry.length <= _THREAD:
+            self._pack(hold, entry, asked)
+        else:
+            self._desk.spawn(self._pack_large(hold, entry, asked), "large value")
+
+    def give_up(self, lease: Lease, outcome: Alone | Broken | Apart) -> None:
+        """See flow.ports.SharedStore."""
+        hold = _say(lease)
+        if hold is None:
+            return
+        match outcome:
+            case Alone(reason):
+                word = f"alone {reason.value}"
+                self._leases.release(hold, word, reason.value, drop=reason not in _ASKERS_OWN)
+            case Broken(reason, status):
+                self._leases.release(hold, f"broken {reason.value} {status}")
+            case Apart():
+                self._leases.release(hold, "apart")
+            case _:
+                assert_never(outcome)
+
+    def drop(self, entry: Entry) -> None:
+        """See flow.ports.SharedStore."""
+        place = self._desk.place(entry.terms.policy, entry.key, entry.vary, apart=False)
+        self._desk.link.command(place.value, "UNLINK", place.value).add_done_callback(self._desk.noting)
+
+    def _pack(self, hold: Hold | None, entry: Entry, asked: float) -> None:
+        try:
+            packed = codec.pack(entry)
+        except (ValueError, TypeError):  # texts that are no Unicode
+            self._release(hold, "apart")
+        else:
+            self._fill(hold, entry, packed, asked)
+
+    async def _pack_large(self, hold: Hold | None, entry: Entry, asked: float) -> None:
+        try:
+            packed = await asyncio.to_thread(codec.pack, entry)
+        except (ValueError, TypeError):
+            self._release(hold, "apart")
+        else:
+            self._fill(hold, entry, packed, asked)
+
+    def _fill(self, hold: Hold | None, entry: Entry, packed: Packed, asked: float) -> None:
+        """Send it, if it may still be stored."""
+        desk, terms = self._desk, entry.terms
+        position = desk.log.place(entry.seq)
+        if desk.log.overtaken(entry, entry.seq):
+            self._release(hold, "again")
+            return
+        if position is None or terms.distrusted or len(packed.payload) > LIMIT:
+            desk.counters.refused += len(packed.payload) > LIMIT
+            self._release(hold, "apart")
+            return
+        now = desk.now()
+        left = entry.fresh_until - now
+        windows = max(terms.stale_window, terms.error_window, terms.lost_window)
+        ttl = max(1.0, min(left + windows + _LINGER, _TTL_MAX))
+        place = desk.place(terms.policy, entry.key, entry.vary, apart=False)
+        waited = place if hold is None else hold.place
+        args: list[bytes | str | int] = [
+            "" if hold is None else hold.token,
+            round((now - asked) * 1000),
+            round(ttl * 1000),
+            *position,
+            codec.head_of(packed, entry, position, now),
+            packed.payload,
+            f"{desk.prefix}:to:",
+            "again" if left > 0 and not terms.always_validate else "validate",
+        ]
+        if entry.vary:
+            names = codec.pack_pointer(tuple([name for name, _ in entry.vary]))
+            args += [codec.head_of(names, entry, position, now), names.payload]
+        future = desk.link.run(_FILL, (place.base, place.value, waited.lease, waited.waiters), args)
+        future.add_done_callback(partial(self._filled, hold))
+
+    def _filled(self, hold: Hold | None, future: asyncio.Future[Any]) -> None:
+        error = self._desk.noting(future)
+        if error is None:
+            self._desk.counters.kept += future.result()
+            if hold is not None:
+                self._leases.forget(hold)
+        elif isinstance(error, ResponseError):  # Redis is full, for one
+            self._release(hold, "apart")
+        elif hold is not None:
+            self._leases.forget(hold)  # it ends by itself
+
+    def _release(self, hold: Hold | None, word: str) -> None:
+        if hold is not None:
+            self._leases.release(hold, word)
+
+
+def _say(lease: Lease | None) -> Hold | None:
+    """The lease that something is said of now, if it is one that nothing was said of yet."""
+    if not isinstance(lease, Grant) or lease.hold.said:
+        return None
+    lease.hold.said = True
+    return lease.hold

@@ -1,0 +1,280 @@
+"""One connection to one Redis server, fully pipelined.
+
+redis-py's own connection waits for each reply in a coroutine; here a reader hands every reply to the
+future that waits for it, and the commands of one loop tick leave in one write. hiredis parses.
+"""
+
+import asyncio
+import ssl as tls
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from hiredis import Reader, pack_command
+from redis import RedisError, ResponseError
+
+Address = tuple[str, int]
+Word = bytes | str | int
+
+_POLL: Final = 0.002  # seconds in which the loop surely looks at its sockets once
+_LENIENCE: Final = 0.02  # seconds for which bytes that keep coming put off the verdict
+_MAX_UNSENT: Final = 16 << 20  # bytes; while the server does not take them, more is refused
+_NOTHING: Final = object()
+
+
+class Unreachable(Exception):
+    """No answer in time, or no connection. It says where, and never holds a secret."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Plain integers, read when somebody asks; `latency` is a weighted mean of seconds per round trip."""
+
+    commands: int = 0
+    batches: int = 0
+    errors: int = 0
+    timeouts: int = 0
+    reconnects: int = 0
+    latency: float = 0.0
+
+
+class Order:
+    """A command under way: who waits for its reply, and since when (monotonic seconds).
+
+    `source` is the script's, where the words call one by its hash.
+    """
+
+    __slots__ = ("at", "future", "source", "words")
+
+    def __init__(self, words: tuple[Word, ...], at: float, future: asyncio.Future[Any], source: str = "") -> None:
+        self.words, self.at, self.future, self.source = words, at, future, source
+
+    def fail(self, error: Exception) -> None:
+        """Tell whoever still waits."""
+        if not self.future.done():
+            self.future.set_exception(error)
+            self.future.exception()  # who does not care for the outcome need not fetch it
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """What a server asks for before it serves."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    db: int = 0
+    ssl: tls.SSLContext | None = None
+
+
+class Wire(asyncio.Protocol):
+    """A connection. Replies are bytes, integers, None and lists of them (RESP2), and come in order.
+
+    `deadline`: seconds from handing a command over to its reply; one that is later breaks the connection.
+    `on_error` gets every error reply with its order, `on_lost` is called once, with words for the reason.
+    """
+
+    def __init__(self, address: Address, counters: Counters, now: Callable[[], float]) -> None:
+        self.address, self.deadline = address, float("inf")
+        self.name = f"Redis at {address[0]}:{address[1]}"
+        self.lost = ""  # why, once it is
+        self.on_error: Callable[[Wire, Order, ResponseError], None] = _fail
+        self.on_lost: Callable[[Wire, str], None] | None = None
+        self.on_push: Callable[[Any], None] | None = None  # takes every reply instead of an order
+        self.heard = now()  # when bytes last came
+        self._counters, self._now = counters, now
+        self._loop = asyncio.get_running_loop()
+        self._reader = Reader(protocolError=ConnectionError, replyError=ResponseError, notEnoughData=_NOTHING)
+        self._transport: asyncio.Transport | None = None
+        self._batch: list[bytes] = []
+        self._waiting: deque[Order] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._stuffed = False
+
+    def limit(self, deadline: float) -> None:
+        """Another deadline for what follows, while nothing is under way."""
+        self.deadline = deadline
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def order(self, *words: Word) -> asyncio.Future[Any]:
+        """The reply to one command."""
+        order = Order(words, self._now(), self._loop.create_future())
+        self.send(order)
+        return order.future
+
+    def send(self, order: Order) -> None:
+        """Let it leave with the others of this tick."""
+        if self.lost or self._stuffed:
+            order.fail(Unreachable(self.lost or f"{self.name} takes no more"))
+            return
+        self.say(order.words)
+        self._waiting.append(order)
+
+    def say(self, words: tuple[Word, ...]) -> None:
+        """The same for what nobody waits for: with `on_push` only, or replies go to the wrong ones."""
+        if not self._batch:
+            self._loop.call_soon(self._flush)
+        self._batch.append(pack_command(words))  # type: ignore[arg-type]  # its stub means one word
+
+    def close(self) -> None:
+        """Close it; whoever waits is told."""
+        self._break("closed", tell=False)
+
+    def _flush(self) -> None:
+        batch, transport = self._batch, self._transport
+        if self.lost or transport is None:
+            return
+        self._batch = []
+        self._counters.batches += 1
+        transport.write(batch[0] if len(batch) == 1 else b"".join(batch))
+        if self._timer is None and self.deadline < float("inf"):
+            self._arm()
+
+    def _arm(self) -> None:
+        """Look again when the oldest command has waited long enough; one timer serves all of them."""
+        left = self._waiting[0].at + self.deadline - self._now() if self._waiting else self.deadline
+        self._timer = self._loop.call_later(max(left, 0.0), self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        if self._waiting:
+            now = self._now()
+            if self._waiting[0].at + self.deadline > now:
+                self._arm()
+            else:  # our own loop may be the one that is late: let it read what has come
+                self._timer = self._loop.call_later(_POLL, self._judge, now, now + _LENIENCE)
+
+    def _judge(self, since: float, until: float) -> None:
+        self._timer = None
+        if not self._waiting:
+            return
+        now = self._now()
+        if self._waiting[0].at + self.deadline > now:
+            self._arm()
+        elif self.heard > since and now < until:
+            self._timer = self._loop.call_later(_POLL, self._judge, self.heard, until)
+        else:
+            self._counters.timeouts += 1
+            self._break(f"gave no answer within {self.deadline * 1000:g} ms")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Of asyncio."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        self._transport.set_write_buffer_limits(high=_MAX_UNSENT)
+        if self.lost:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Of asyncio."""
+        self._break("reset the connection" if exc is not None else "closed the connection")
+
+    def pause_writing(self) -> None:
+        """Of asyncio."""
+        self._stuffed = True
+
+    def resume_writing(self) -> None:
+        """Of asyncio."""
+        self._stuffed = False
+
+    def data_received(self, data: bytes) -> None:
+        """Of asyncio."""
+        self.heard = now = self._now()
+        reader, waiting = self._reader, self._waiting
+        try:
+            reader.feed(data)
+            if self.on_push is not None:
+                self._pushed(self.on_push)
+                return
+            oldest = waiting[0].at if waiting else now
+            while (reply := reader.gets()) is not _NOTHING:
+                order = waiting.popleft()
+                if reply.__class__ is ResponseError:
+                    self.on_error(self, order, reply)
+                elif not order.future.done():
+                    order.future.set_result(reply)
+        except (ConnectionError, IndexError):
+            self._break("does not speak Redis's protocol")
+            return
+        self._counters.latency += (now - oldest - self._counters.latency) / 16
+
+    def _pushed(self, take: Callable[[Any], None]) -> None:
+        while (reply := self._reader.gets()) is not _NOTHING:
+            take(reply)
+
+    def _break(self, what: str, *, tell: bool = True) -> None:
+        if self.lost:
+            return
+        self.lost = f"{self.name} {what}"
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport is not None:
+            self._transport.abort()
+        waiting, self._waiting, self._batch = self._waiting, deque(), []
+        on_lost, self.on_lost = self.on_lost, None
+        if tell and on_lost is not None:  # first, so that nobody who is told tries this connection again
+            on_lost(self, self.lost)
+        for order in waiting:
+            order.fail(Unreachable(self.lost))
+
+
+async def connect(wire: Wire, entrance: Entrance, within: float, *setup: tuple[Word, ...]) -> None:
+    """Connect, log in and send the commands of `setup`, all in one round trip. Raises Unreachable.
+
+    `within` is in seconds. What the server refuses of `setup` does not matter, but where it refuses PING.
+    """
+    host, port = wire.address
+    try:
+        async with asyncio.timeout(within):
+            await asyncio.get_running_loop().create_connection(
+                lambda: wire, host, port, ssl=entrance.ssl, server_hostname=host if entrance.ssl else None
+            )
+            await _enter(wire, entrance, setup)
+    except BaseException as error:
+        wire.close()
+        if isinstance(error, Unreachable | asyncio.CancelledError):
+            raise
+        raise Unreachable(f"{wire.name} {_why(error, within)}") from None
+
+
+async def _enter(wire: Wire, entrance: Entrance, setup: tuple[tuple[Word, ...], ...]) -> None:
+    must: list[asyncio.Future[Any]] = []
+    if entrance.username or entrance.password:
+        user = (entrance.username,) if entrance.username else ()
+        must.append(wire.order("AUTH", *user, entrance.password))
+    if entrance.db:
+        must.append(wire.order("SELECT", entrance.db))
+    may = [wire.order("CLIENT", "SETNAME", "readthrough"), *[wire.order(*words) for words in setup]]
+    must.append(wire.order("PING"))
+    await asyncio.gather(*must)
+    await asyncio.gather(*may, return_exceptions=True)
+
+
+def _fail(_: Wire, order: Order, error: ResponseError) -> None:
+    order.fail(error)
+
+
+def _why(error: BaseException, within: float) -> str:
+    """In words, and without what the server has said: it may repeat what it was sent."""
+    if isinstance(error, TimeoutError):
+        return f"gave no connection within {within * 1000:g} ms"
+    if isinstance(error, RedisError):
+        code = str(error).partition(" ")[0]
+        return _REFUSALS.get(code, f"refused to serve: {code}")
+    if isinstance(error, tls.SSLCertVerificationError):
+        return f"has a certificate that is not accepted: {error.verify_message}"
+    if isinstance(error, tls.SSLError):
+        return "does not speak TLS as expected"
+    if isinstance(error, OSError):
+        return f"cannot be reached: {error.strerror or type(error).__name__}"
+    raise error
+
+
+_REFUSALS: Final = {
+    "WRONGPASS": "refused the user or the password",
+    "NOAUTH": "asks for a password",
+    "NOPERM": "does not permit this user to connect",
+    "LOADING": "is still loading its data",
+}

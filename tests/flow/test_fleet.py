@@ -1,0 +1,395 @@
+"""Other instances, as the flow sees them: a shared store whose every answer is a gate."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from proxy.flow.invalidation import Kind, Target
+from proxy.flow.ports import Alone, Apart, Broken, Claim, Found, Lead, Lease, Progress, Wanted
+from proxy.rules.message import Entry, Reason
+from tests.flow.kit import ETAG, FRESH, PLAIN, STALEABLE, URL, World
+
+PRIVATE = "Cache-Control: private"
+
+
+class FakeLease:
+    def __init__(self) -> None:
+        self.free = True
+
+    def take(self) -> bool:
+        free, self.free = self.free, False
+        return free
+
+
+class FakeShared:
+    """flow.ports.SharedStore, for one test: who waits for the same shares one claim."""
+
+    def __init__(self) -> None:
+        self.asked: list[Wanted] = []
+        self.kept: list[tuple[Lease | None, Entry]] = []
+        self.ended: dict[Lease, Alone | Broken | Apart] = {}
+        self.dropped: list[Entry] = []
+        self._claim: asyncio.Future[Claim] | None = None
+
+    async def claim(self, wanted: Wanted, within: float) -> Claim:
+        assert within == 30.0, "the upstream's time-out"
+        self.asked.append(wanted)
+        if self._claim is None:
+            self._claim = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(self._claim)
+
+    def say(self, claim: Claim) -> None:
+        """The gate."""
+        assert self._claim is not None
+        self._claim.set_result(claim)
+        self._claim = None
+
+    def lead(self, base: Entry | None = None) -> FakeLease:
+        lease = FakeLease()
+        self.say(Lead(lease, base))
+        return lease
+
+    def keep(self, lease: Lease | None, entry: Entry, asked: float) -> None:
+        assert asked < float("inf")
+        self.kept.append((lease, entry))
+        if lease is not None:
+            assert lease not in self.ended
+            self.ended[lease] = Apart()
+
+    def give_up(self, lease: Lease, outcome: Alone | Broken | Apart) -> None:
+        self.ended.setdefault(lease, outcome)
+
+    def drop(self, entry: Entry) -> None:
+        self.dropped.append(entry)
+
+
+class FakeLog:
+    """flow.ports.SharedLog: what it was told, and a gate."""
+
+    def __init__(self) -> None:
+        self.told: list[Target] = []
+        self.gate = asyncio.Event()
+
+    async def announce(self, targets: Sequence[Target]) -> None:
+        self.told += targets
+        await self.gate.wait()
+
+    async def invalidate(self, targets: Sequence[Target], who: str, *, soft: bool) -> str:
+        raise NotImplementedError
+
+    async def progress(self, batch: str, within: float) -> Progress | None:
+        raise NotImplementedError
+
+
+def fleet() -> tuple[World, FakeShared]:
+    shared = FakeShared()
+    return World(shared=shared), shared
+
+
+async def elsewhere(*written: str, body: bytes = b"theirs") -> Entry:
+    """What another instance has fetched."""
+    async with World() as w:
+        return await w.store(*written, body=body)
+
+
+async def test_what_another_instance_has_fetched_is_a_hit_for_all_who_wait_and_for_all_to_come() -> None:
+    entry = await elsewhere(FRESH)
+    w, shared = fleet()
+    async with w:
+        clients = [w.ask() for _ in range(3)]
+        await w.idle()
+        shared.say(Found(entry))
+        await w.idle()
+        assert [client.got for client in clients] == [b"theirs"] * 3
+        assert clients[0].how == "readthrough; hit; ttl=60; detail=shared-store"
+        assert w.ask().how == "readthrough; hit; ttl=60"
+        assert w.calls == []
+        assert len(shared.asked) == 3
+
+
+async def test_who_gets_the_lease_fetches_for_all_and_says_so() -> None:
+    w, shared = fleet()
+    async with w:
+        clients = [w.ask() for _ in range(3)]
+        await w.idle()
+        lease = shared.lead()
+        await w.idle()
+        w.last.reply(FRESH, body=b"ours")
+        await w.idle()
+        assert len(w.calls) == 1
+        assert [client.got for client in clients] == [b"ours"] * 3
+        [(by, entry)] = shared.kept
+        assert by is lease
+        assert b"".join(entry.body) == b"ours"
+
+
+async def test_without_the_shared_store_an_instance_still_fetches_once() -> None:
+    w, shared = fleet()
+    async with w:
+        clients = [w.ask() for _ in range(3)]
+        await w.idle()
+        shared.say(Apart())
+        await w.idle()
+        w.last.reply(FRESH, body=b"ours")
+        await w.idle()
+        assert len(w.calls) == 1
+        assert [client.got for client in clients] == [b"ours"] * 3
+
+
+async def test_what_proved_unshareable_elsewhere_is_fetched_by_each_at_once_and_nobody_queues_again() -> None:
+    w, shared = fleet()
+    async with w:
+        clients = [w.ask() for _ in range(3)]
+        await w.idle()
+        shared.say(Alone(Reason.PRIVATE))
+        await w.idle()
+        assert len(w.calls) == 3
+        clients.append(w.ask())
+        await w.idle()
+        assert len(w.calls) == 4
+        for call in w.calls:
+            call.reply(PRIVATE, body=b"mine")
+        await w.idle()
+        assert all(client.how.endswith("detail=private") for client in clients)
+        assert len(shared.asked) == 3
+
+
+async def test_an_error_elsewhere_reaches_all_who_waited_for_it_once() -> None:
+    w, shared = fleet()
+    async with w:
+        clients = [w.ask() for _ in range(3)]
+        await w.idle()
+        shared.say(Broken(Reason.UPSTREAM_ERROR, 503))
+        await w.idle()
+        assert [client.status for client in clients] == [503] * 3
+        assert clients[0].how == "readthrough; fwd=uri-miss; fwd-status=503; collapsed; detail=upstream-error"
+        assert w.calls == []
+
+
+async def test_an_error_elsewhere_is_bridged_by_what_is_stored_here() -> None:
+    w, shared = fleet()
+    async with w:
+        first = w.ask()
+        await w.idle()
+        shared.lead()
+        await w.idle()
+        w.last.reply("Cache-Control: max-age=60, stale-if-error=60", body=b"old")
+        await w.idle()
+        w.clock.at += 70
+        second = w.ask()
+        await w.idle()
+        shared.say(Broken(Reason.TIMEOUT, 504))
+        await w.idle()
+        assert (first.got, second.got) == (b"old", b"old")
+        assert second.how == "readthrough; fwd=stale; collapsed; detail=stale-if-error"
+
+
+async def test_what_is_stale_in_the_shared_store_is_validated() -> None:
+    entry = await elsewhere(FRESH, ETAG)
+    w, shared = fleet()
+    async with w:
+        w.clock.at += 70
+        client = w.ask()
+        await w.idle()
+        lease = shared.lead(entry)
+        await w.idle()
+        assert w.last.sent["if-none-match"] == '"1"'
+        w.last.reply(FRESH, status=304)
+        await w.idle()
+        assert client.got == b"theirs"
+        assert client.how == "readthrough; fwd=stale; fwd-status=304"
+        assert shared.kept[0][0] is lease
+
+
+async def test_what_may_be_served_stale_is_and_is_renewed_by_whoever_gets_the_lease() -> None:
+    entry = await elsewhere(STALEABLE)
+    w, shared = fleet()
+    async with w:
+        w.clock.at += 70
+        client = w.ask()
+        await w.idle()
+        unused = shared.lead(entry)
+        await w.idle()
+        assert client.got == b"theirs"
+        assert client.how == "readthrough; hit; ttl=-10; detail=shared-store"
+        assert unused.free
+        lease = shared.lead(entry)
+        await w.idle()
+        w.last.reply(FRESH, body=b"new")
+        await w.idle()
+        assert shared.kept[0][0] is lease
+        assert w.ask().got == b"new"
+
+
+async def test_a_refresh_takes_what_another_instance_has_renewed() -> None:
+    newer = await elsewhere(STALEABLE, body=b"new")
+    w, shared = fleet()
+    async with w:
+        w.ask()
+        await w.idle()
+        shared.lead()
+        await w.idle()
+        w.last.reply(STALEABLE, body=b"old")
+        await w.idle()
+        w.clock.at += 70
+        assert w.ask().got == b"old"
+        await w.idle()
+        assert shared.asked[-1].known == w.clock.at - 70
+        shared.say(Found(replace(newer, stored_at=w.clock.at, born=w.clock.at, fresh_until=w.clock.at + 60)))
+        await w.idle()
+        assert w.ask().got == b"new"
+        assert len(w.calls) == 1
+
+
+async def test_a_lease_ends_however_the_fetch_does() -> None:
+    for end, outcome in (
+        (lambda up: up.fail(Reason.CONNECT), Broken(Reason.CONNECT, 502)),
+        (lambda up: up.fail(Reason.TIMEOUT), Broken(Reason.TIMEOUT, 504)),
+        (lambda up: up.reply(status=500), Broken(Reason.UPSTREAM_ERROR, 500)),
+        (lambda up: up.reply(PRIVATE), Alone(Reason.PRIVATE)),
+        (lambda up: up.reply(status=418), Apart()),
+        (lambda up: (up.answer(FRESH), up.send(b"x"), up.cut()), Broken(Reason.ABORTED, 502)),
+    ):
+        w, shared = fleet()
+        async with w:
+            w.ask()
+            await w.idle()
+            lease = shared.lead()
+            await w.idle()
+            end(w.last)
+            await w.idle()
+            assert shared.ended == {lease: outcome}
+            assert shared.kept == []
+
+
+async def test_a_body_that_turns_out_too_large_is_nobody_elses() -> None:
+    shared = FakeShared()
+    async with World(replace(PLAIN, max_object_size=3), shared=shared) as w:
+        w.ask()
+        await w.idle()
+        lease = shared.lead()
+        await w.idle()
+        w.last.reply(FRESH, body=b"four")
+        await w.idle()
+        assert shared.ended == {lease: Alone(Reason.TOO_LARGE)}
+
+
+async def test_a_lease_survives_its_client_and_is_ended_by_the_flight() -> None:
+    w, shared = fleet()
+    async with w:
+        client = w.ask()
+        await w.idle()
+        lease = shared.lead()
+        await w.idle()
+        client.leave()
+        await w.idle()
+        w.last.reply(FRESH, body=b"ours")
+        await w.idle()
+        assert shared.kept[0][0] is lease
+
+
+async def test_who_wants_no_cache_asks_no_other_instance_and_what_it_brings_is_for_all() -> None:
+    w, shared = fleet()
+    async with w:
+        client = w.ask("Cache-Control: no-cache")
+        await w.idle()
+        w.last.reply(FRESH, body=b"new")
+        await w.idle()
+        assert client.got == b"new"
+        assert shared.asked == []
+        assert [lease for lease, _ in shared.kept] == [None]
+
+
+async def test_what_is_validated_for_every_request_waits_for_nobody() -> None:
+    w, shared = fleet()
+    async with w:
+        w.ask()
+        await w.idle()
+        shared.lead()
+        await w.idle()
+        w.last.reply("Cache-Control: no-cache", ETAG, body=b"x")
+        await w.idle()
+        w.ask()
+        await w.idle()
+        w.last.reply("Cache-Control: no-cache", status=304)
+        await w.idle()
+        assert len(shared.asked) == 1
+
+
+async def test_what_is_distrusted_is_asked_for_elsewhere_first() -> None:
+    w, shared = fleet()
+    async with w:
+        w.ask()
+        await w.idle()
+        shared.lead()
+        await w.idle()
+        w.last.reply(FRESH, ETAG, body=b"x")
+        await w.idle()
+        w.log.restart("E", 3)
+        client = w.ask()
+        await w.idle()
+        shared.lead()
+        await w.idle()
+        assert w.last.sent["if-none-match"] == '"1"'
+        w.last.reply(FRESH, status=304)
+        await w.idle()
+        assert client.how == "readthrough; fwd=stale; fwd-status=304; detail=distrusted"
+        assert len(shared.asked) == 2
+
+
+async def test_a_request_that_says_who_asks_does_not_wait_with_those_that_do_not() -> None:
+    w, shared = fleet()
+    async with w:
+        w.ask("Cookie: a=b")
+        await w.idle()
+        shared.say(Apart())
+        await w.idle()
+        w.last.reply(FRESH)
+        await w.idle()
+        assert shared.asked[0].apart
+
+
+async def test_what_the_upstream_outdates_goes_everywhere() -> None:
+    w, shared = fleet()
+    async with w:
+        w.ask()
+        await w.idle()
+        shared.lead()
+        await w.idle()
+        w.last.reply(FRESH, ETAG, body=b"old")
+        await w.idle()
+        head = w.ask(method="HEAD")
+        head = w.ask("Cache-Control: no-cache", method="HEAD")
+        await w.idle()
+        w.last.reply(FRESH, 'ETag: "2"')
+        await w.idle()
+        assert head.status == 200
+        assert [b"".join(entry.body) for entry in shared.dropped] == [b"old"]
+
+
+async def test_others_are_told_of_an_unsafe_request_before_its_client_is() -> None:
+    told = FakeLog()
+    async with World(told=told) as w:
+        await w.store(FRESH)
+        post = w.ask(method="POST", upload=[b"x"])
+        await w.idle()
+        w.last.reply(status=204)
+        await w.idle()
+        assert told.told == [(Kind.URL, URL)]
+        assert w.stored() is None, "here it is done already"
+        assert post.status is None
+        told.gate.set()
+        await w.idle()
+        assert post.status == 204
+
+
+async def test_a_client_that_leaves_meanwhile_leaves_nothing_open() -> None:
+    told = FakeLog()
+    async with World(told=told) as w:
+        post = w.ask(method="POST", upload=[b"x"])
+        await w.idle()
+        w.last.reply(status=204)
+        await w.idle()
+        post.leave()
+        await w.idle()
+        assert w.last.closed == 1
