@@ -177,6 +177,9 @@ def _purge(args: argparse.Namespace) -> int:
         _complain([f"not purged, as far as is known: {silence}"])
         return 1
     match answer.status:
+        case 200 | 202 if not isinstance(answer.members.get("id"), str):
+            _complain([f"not purged, as far as is known: {instance} does not answer as an admin listener does"])
+            return 1
         case 200:
             print(f"purged: {_plain(answer.members.get('id'))}, {_everywhere(answer.members)}")
             return 0

@@ -165,8 +165,8 @@ class Supervisor:
     async def run(self, reload: Callable[[], Settings]) -> int:
         """Until told to stop. Raises OSError where the admin listener's address is taken."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, lambda: self._stop(Order.STOP))
-        loop.add_signal_handler(signal.SIGINT, lambda: self._stop(Order.HURRY))
+        loop.add_signal_handler(signal.SIGTERM, lambda: self.stop(Order.STOP))
+        loop.add_signal_handler(signal.SIGINT, lambda: self.stop(Order.HURRY))
         loop.add_signal_handler(signal.SIGHUP, lambda: self._reload(reload))
         await self.admin.listen(self.settings.admin.listen.host, self.settings.admin.listen.port)
         for slot in self._slots:
@@ -193,7 +193,7 @@ class Supervisor:
                 if not self._complete.is_set():  # it cannot start, so it would not the next time
                     _log.error("worker %d %s before all were serving: stopping", slot.number, _ended(code))
                     self._worst = max(self._worst, _exit_code(code) or 1)
-                    self._stop(Order.HURRY)
+                    self.stop(Order.HURRY)
                     return
                 pause = pause_after(pause, loop.time() - began)
                 _log.warning("worker %d %s; another is started in %g s", slot.number, _ended(code), pause)
@@ -253,7 +253,7 @@ class Supervisor:
 
     # -- what they are told
 
-    def _stop(self, order: Order) -> None:
+    def stop(self, order: Order) -> None:
         """The first time as `order` says; again means now."""
         again = self._stopping.asked.is_set()
         self._stopping.ask(delayed=order is Order.STOP)

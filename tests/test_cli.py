@@ -1,9 +1,11 @@
 """The command line, from its arguments to its exit code."""
 
+import asyncio
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +14,10 @@ from typing import Any, Final
 import pytest
 
 from proxy import cli
+from proxy.admin.access import Access
 from proxy.settings import Address, ConfigError, Settings
+from tests.admin.kit import admin
+from tests.admin.test_client import answering
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 MINIMAL: Final = str(ROOT / "config" / "minimal.yaml")
@@ -110,6 +115,13 @@ def test_a_file_that_cannot_be_read_is_exit_2(
         (["serve", "--upstream", "http://a", "--admin", "[::]:80"], "--admin: an admin listener beyond loopback needs"),
         (["serve", "--up", "http://a"], "unrecognized arguments: --up"),
         (["version", "x"], "unrecognized arguments: x"),
+        (["purge"], "purge: error: name what is to go: --url, --prefix, --tag, --host or --all"),
+        (["purge", "--soft"], "name what is to go"),
+        (["purge", "--url"], "argument --url: expected one argument"),
+        (["purge", "--all", "--wait", "2"], "--wait: '2' is not a duration; write 250ms or 2s"),
+        (["purge", "--all", "--admin", "gopher://a"], "the admin listener: its URL is written as http://HOST:PORT"),
+        (["purge", "--all", "--token", "a b"], "the token has a character that no token has"),
+        (["explain", "http://a"], "explain is not available yet in this release"),
     ],
 )
 def test_wrong_arguments_are_exit_2(
@@ -149,6 +161,32 @@ def test_reload_reads_the_file_again_under_the_same_options(
         served.reload()
 
 
+def test_several_workers_get_a_supervisor(
+    capsys: pytest.CaptureFixture[str], served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor, workers = Served(), ModuleType("proxy.workers")
+    workers.supervise = supervisor.run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "proxy.workers", workers)
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "workers: 3\nredis: {url: 'redis://r.test'}\nupstreams: {a: {url: 'http://a'}}\n"
+        "routes: [{name: r, upstream: a}]\n"
+    )
+    assert run(capsys, "serve", "-c", str(file)) == (7, "", "")
+    assert served.settings is None
+    assert supervisor.settings is not None
+    assert supervisor.settings.workers == 3
+    assert supervisor.reload is not None
+    assert supervisor.reload() == supervisor.settings
+
+
+def test_a_worker_reads_no_configuration(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = ModuleType("proxy.worker")
+    worker.work = {"2:5:dir": 9}.__getitem__  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "proxy.worker", worker)
+    assert run(capsys, "serve", "-c", "gone.yaml", "--worker", "2:5:dir") == (9, "", "")
+
+
 def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "schema")
     assert (code, err) == (0, "")
@@ -165,8 +203,21 @@ def test_the_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert run(capsys, "version") == (1, "", "readthrough is not installed here, so that it has no version\n")
 
 
-def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+def python(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
+
+
+async def purge(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a real process."""
+    done = await asyncio.to_thread(python, "-m", "proxy", "purge", *arguments, env=env)
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_the_package_is_the_command() -> None:
@@ -178,6 +229,117 @@ def test_the_package_is_the_command() -> None:
 def test_what_only_reads_does_not_load_the_server() -> None:
     code = "import sys, proxy.cli as c; c.main(['schema']); print(sorted({'aiohttp','uvloop'} & {*sys.modules}))"
     assert python("-c", code).stdout.endswith("[]\n")
+
+
+def test_what_talks_to_an_instance_loads_neither_server_nor_configuration() -> None:
+    code = (
+        "import sys, proxy.cli as c; c.main(['purge', '--all', '--admin', '127.0.0.1:1']);"
+        " print(sorted({'aiohttp','asyncio','uvloop','yaml','redis'} & {*sys.modules}))"
+    )
+    assert python("-c", code).stdout == "[]\n"
+
+
+async def test_a_purge_that_everybody_has_applied_is_done() -> None:
+    async with admin() as here:
+        here.log.instances = {"a": 1.25, "b": 17.0}
+        given = (
+            "--url",
+            "/a",
+            "--url",
+            "https://h/b",
+            "--prefix",
+            "/p",
+            "--tag",
+            "t",
+            "--host",
+            "H",
+            "--all",
+            "--soft",
+        )
+        done = await purge(*given, "--admin", f"http://127.0.0.1:{here.port}")
+        assert done == (0, "purged: b1, applied by 2 instances within 17 ms\n", "")
+        ((targets, who, soft),) = here.log.batches
+        assert {kind.value for kind, _ in targets} == {"url", "target", "prefix", "tag", "host", "all"}
+        assert (who, soft, here.log.waited) == ("127.0.0.1", True, [2.0])
+
+
+async def test_a_purge_that_somebody_has_not_applied_is_3() -> None:
+    async with admin() as here:
+        here.log.instances = {"a": 1.0, "b": None, "c": None}
+        done = await purge("--all", "--wait", "250ms", "--admin", f"127.0.0.1:{here.port}")
+        assert done == (3, "", "accepted: b1, but not yet applied by b, c\n")
+        assert here.log.waited == [0.25]
+
+
+async def test_a_purge_of_which_no_more_is_known_is_3() -> None:
+    async with admin() as here:
+        here.log.forgetful = True
+        done = await purge("--all", "--admin", f"127.0.0.1:{here.port}")
+        assert done == (3, "", "accepted: b1, but it is not known by whom it is applied\n")
+
+
+async def test_what_the_instance_calls_wrong_is_2_with_every_mistake() -> None:
+    async with admin() as here:
+        code, out, err = await purge("--url", "a", "--tag", "\n", "--admin", f"127.0.0.1:{here.port}")
+        assert (code, out) == (2, "")
+        assert err.splitlines()[0].endswith("says 400: Nothing was invalidated: the body has mistakes.")
+        assert [line.partition(":")[0] for line in err.splitlines()[1:]] == ["  urls[0]", "  tags[0]"]
+
+
+@pytest.mark.parametrize("what", ["down", "late", "guarded", "nobody"])
+async def test_what_cannot_be_done_is_1(what: str) -> None:
+    async with admin() as here:
+        match what:
+            case "down":
+                here.log.down, said = True, "says 503: Nothing was invalidated, here or anywhere else: "
+            case "late":
+                assert (await here.invalidate({"tags": ["t"] * 1000}))[0] == 202
+                assert (await here.invalidate({"tags": ["t"] * 1000}))[0] == 202
+                said = "says 429: Nothing was invalidated: too many values for now. Ask again in 1 s"
+            case "guarded":
+                here.access, said = (
+                    Access("127.0.0.1", "right"),
+                    "says 401: This asks for `Authorization: Bearer TOKEN`",
+                )
+            case _:
+                await here.server.close()
+                said = "cannot be reached: Connection refused"
+        code, out, err = await purge("--all", "--admin", f"127.0.0.1:{here.port}", "--token", "wrong-one")
+        assert (code, out) == (1, "")
+        assert err.startswith("not purged")
+        assert said in err
+        assert "wrong-one" not in err
+
+
+async def test_where_it_is_and_its_token_come_from_the_environment_too() -> None:
+    async with admin() as here:
+        here.access = Access("127.0.0.1", "s3cret")
+        env = {"READTHROUGH_ADMIN": f"http://127.0.0.1:{here.port}/", "READTHROUGH_TOKEN": "s3cret"}
+        assert (await purge("--all", env=env))[0] == 0
+        assert (await purge("--all", "--token", "other", env=env))[0] == 1
+        assert (await purge("--all", "--admin", "127.0.0.1:1", env=env))[0] == 1
+        assert (await purge("--all", env={**env, "READTHROUGH_TOKEN": ""}))[0] == 1
+
+
+@pytest.mark.parametrize("status", [200, 202])
+async def test_an_ok_of_something_else_is_no_purge(status: int) -> None:
+    async with answering(b"HTTP/1.1 %d OK\r\nContent-Length: 2\r\n\r\nok" % status) as (instance, _):
+        code, out, err = await purge("--all", "--admin", str(instance))
+        assert (code, out) == (1, "")
+        assert "does not answer as an admin listener does" in err
+
+
+async def test_a_token_that_is_none_is_not_repeated() -> None:
+    code, out, err = await purge("--all", env={"READTHROUGH_TOKEN": "s3 cret"})
+    assert (code, out) == (2, "")
+    assert "the token has a character that no token has" in err
+    assert "cret" not in err
+
+
+async def test_what_an_instance_says_cannot_drive_the_terminal() -> None:
+    async with admin() as here:
+        here.log.instances = {"\x1b[31mred\n": None}
+        assert (await purge("--all", "--admin", f"127.0.0.1:{here.port}"))[2].endswith(" applied by ?[31mred?\n")
 
 
 def test_the_console_script_is_main() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from proxy.admin.problems import Mistake
@@ -18,6 +19,7 @@ MAX_LENGTH: Final = 65_536  # characters of a value; the head of a request is sh
 _AT_ONCE: Final = 16_384  # characters read before others get their turn: a few milliseconds of work
 _EACH: Final = 512  # characters that a value counts for beside its own: it is routed, and keyed in several ways
 _SHOWN: Final = 80  # characters of a value in a message
+_UNKNOWN: Final = 100  # members that are told to be
 _NAMED: Final = 3  # values of a kind that the log line names
 
 
@@ -56,13 +58,11 @@ class _Keying:
 
 
 async def read_batch(raw: bytes, site: Site) -> Batch:
-    """The batch of a JSON body. Others get their turn meanwhile. Raises Mistaken with everything that is wrong with it."""
+    """The batch of a JSON body. Others get their turn meanwhile. Raises Mistaken with everything that is wrong."""
     body = _parse(raw)
-    mistakes = [
-        Mistake(_shown(name), "is not known here", f"write {', '.join(_LISTS)}, all or soft")
-        for name in body
-        if name not in _LISTS and name not in _FLAGS
-    ]
+    unknown = islice((name for name in body if name not in _LISTS and name not in _FLAGS), _UNKNOWN)
+    instead = f"write {', '.join(_LISTS)}, all or soft"
+    mistakes = [Mistake(_shown(name), "is not known here", instead) for name in unknown]
     mistakes += [
         Mistake(name, "is not true or false", "write true, or leave it out")
         for name in _FLAGS

@@ -74,6 +74,8 @@ class Instance:
             made.request("POST", self.path + path, json.dumps(members), headers)
             response = made.getresponse()
             body = response.read(_MAX_ANSWER)
+            if response.length:  # a read of at most so many bytes does not mind that some are missing
+                raise Unanswered(f"{self} broke off its answer, or it is too long")
         except TimeoutError:
             raise Unanswered(f"{self} does not answer") from None
         except OSError as error:

@@ -20,6 +20,7 @@ from proxy.admin.problems import Refusal, Trouble
 
 OF_ALL: Final = frozenset({"/entries", "/hot", "/stats"})  # GET: what each process knows of itself
 _ALIVE_WITHIN: Final = 0.5  # seconds in which a process that is to be asked says that it is alive
+_READY_WITHIN: Final = 1.0  # seconds in which each says whether it is ready: who probes waits no longer as a rule
 _WITHIN: Final = 5.0  # seconds in which each of those that are all asked answers
 _ASKED_WITH: Final = (hdrs.ACCEPT, hdrs.AUTHORIZATION, hdrs.CONTENT_TYPE)
 _ANSWERED_WITH: Final = (hdrs.ALLOW, hdrs.CONTENT_TYPE, hdrs.LOCATION, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
@@ -80,22 +81,22 @@ class CrewAdmin:
         return await self._any(question)
 
     async def _readiness(self, question: "_Question") -> web.Response:
-        told = await self._ask_all(question)
+        told = await self._ask_all(question, _READY_WITHIN)
         ready = self._serving() and len(told) == self._size and all(answer.status == 200 for _, answer in told)
         members = {"status": "ready" if ready else "not ready", "workers": _listed(told)}
         return json_answer(members, status=200 if ready else 503)
 
     async def _all(self, question: "_Question") -> web.Response:
-        told = await self._ask_all(question)
+        told = await self._ask_all(question, _WITHIN)
         for _, answer in told:
             if answer.status not in (200, 503):  # what is wrong with the question is so for all
                 return _passed(answer)
         return json_answer({"workers": _listed(told)})
 
-    async def _ask_all(self, question: "_Question") -> list[tuple[Member, _Answer]]:
+    async def _ask_all(self, question: "_Question", within: float) -> list[tuple[Member, _Answer]]:
         async def one(member: Member) -> tuple[Member, _Answer]:
             try:
-                return member, await question.ask(member, within=_WITHIN)
+                return member, await question.ask(member, within)
             except (aiohttp.ClientError, OSError):
                 return member, _Answer(503, {}, b'{"status":"no answer"}')
 

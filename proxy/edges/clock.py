@@ -12,12 +12,15 @@ class Clock:
     from (0, 1].
     """
 
-    __slots__ = ("_offset", "now", "roll")
+    __slots__ = ("_offset", "now")
 
     def __init__(self) -> None:
         self.now = time.monotonic
-        self.roll = lambda: 1.0 - random.random()  # noqa: S311 - chance, not secrecy
         self._offset = 0.0
+
+    def roll(self) -> float:
+        """Chance."""
+        return 1.0 - random.random()  # noqa: S311 - chance, not secrecy
 
     def wall(self) -> float:
         """Seconds since the epoch, as corrected."""

@@ -122,10 +122,13 @@ class RedisLog:
         await _set_within(self._first, _FIRST)
 
     async def close(self) -> None:
-        """Stop following, and say so."""
+        """Stop following, and say so. What waits is told now, or never."""
         if self._beating is not None:
             self._beating.cancel()
             await asyncio.wait([self._beating])
+        await self._send_outbox()
+        if self._outbox:
+            _log.warning("redis is out of reach: the others will not hear of %d invalidations", len(self._outbox))
         try:
             await self._link.command(self._layout.instances, "HDEL", self._layout.instances, self._instance)
         except (Unreachable, ResponseError) as error:
@@ -136,7 +139,7 @@ class RedisLog:
         blind = max(0.0, self._clock.now() - self._log.trusted_until)
         follower = self._follower
         return LogState(
-            reachable=self._link.up,
+            reachable=self._link.reaches(self._layout.log),
             trouble=self._link.trouble or self._complaint,
             blind_seconds=blind,
             epoch=follower.epoch,
@@ -159,8 +162,10 @@ class RedisLog:
             return
         try:
             await self._append(targets)
-        except (Unreachable, ResponseError):
+        except BaseException as error:
             self._outbox.put(targets)
+            if not isinstance(error, Unreachable | ResponseError):
+                raise  # whoever asked has left; the others must hear of it all the same
 
     async def invalidate(self, targets: Sequence[Target], who: str, *, soft: bool) -> str:
         """Write one atomic batch and apply it here; gives its id.
@@ -317,7 +322,7 @@ class RedisLog:
             if good and self._listening:
                 self._first.set()
             pause = (BEAT if good else PROBE) * (0.75 + self._clock.roll() / 2)
-            if self._link.up:
+            if self._link.reaches(self._layout.log):
                 await _set_within(self._kicked, pause)
             else:
                 await asyncio.sleep(pause)
@@ -325,7 +330,9 @@ class RedisLog:
     async def _beat(self) -> bool:
         """Ask for what was missed; whether nothing is open."""
         try:
-            good = (self._link.up or await self._link.probe()) and await self._catch_up()
+            if not self._link.up:  # of a cluster it may be another server that is missing
+                await self._link.probe()
+            good = self._link.reaches(self._layout.log) and await self._catch_up()
         except Unreachable:
             good = False
         except Exception as error:  # noqa: BLE001 - an answer that makes no sense must not be the last one asked for

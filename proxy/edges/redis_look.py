@@ -182,7 +182,12 @@ class Look:
             self._judge(value, self._decoded(value, self._asked(now_ms)), lease)
 
     async def _read_heavy(self, value: bytes, now_ms: int, lease: Grant | None) -> None:
-        self._judge(value, await asyncio.to_thread(self._decoded, value, self._asked(now_ms)), lease)
+        try:
+            entry = await asyncio.to_thread(self._decoded, value, self._asked(now_ms))
+        except BaseException:
+            self.settle(Apart())  # nobody may wait for ever
+            raise
+        self._judge(value, entry, lease)
 
     def _asked(self, now_ms: int) -> codec.Asked:
         desk, wanted = self._desk, self._wanted

@@ -132,7 +132,10 @@ class RedisStore:
     def keep(self, lease: Lease | None, entry: Entry, asked: float) -> None:
         """See flow.ports.SharedStore."""
         hold = _say(lease)
-        if entry.length <= _THREAD:
+        if entry.length > codec.MAX_BODY:
+            self._desk.counters.refused += 1
+            self._release(hold, "apart")
+        elif entry.length <= _THREAD:
             self._pack(hold, entry, asked)
         else:
             self._desk.spawn(self._pack_large(hold, entry, asked), "large value")

@@ -129,7 +129,7 @@ class Follower:
                     pass
         if self.number < answer.last:
             return False, applied
-        if self._missing is not None and self._missing <= sent:
+        if self._missing is not None and self._missing < sent:
             self._missing = None
         # What was written before the question was sent is applied. Later records may be missing.
         self._log.trusted_until = max(self._log.trusted_until, sent + self.window)

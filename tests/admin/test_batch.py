@@ -263,6 +263,10 @@ def test_every_mistake_is_named_at_once() -> None:
     assert [at for at, _ in mistakes(raw)] == ["'tgas'", "soft", "hosts", "urls[1]", "urls[2]", "tags[0]"]
 
 
+def test_unknown_members_are_named_but_not_by_the_thousand() -> None:
+    assert len(mistakes(json.dumps({f"x{i}": 1 for i in range(5000)}))) == 100
+
+
 def test_a_thousand_values_are_a_batch_and_one_more_is_not() -> None:
     full = {"urls": [f"/{i}" for i in range(MAX_VALUES - 1)], "all": True}
     assert read(json.dumps(full).encode()).values == MAX_VALUES

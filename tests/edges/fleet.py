@@ -49,6 +49,7 @@ class Instance:
         )
         self.counters = self.store.counters
         self.heard: list[bytes] = []
+        self.held: list[Lead] = []  # a lease ends when it is dropped
         self._deaf, self._listening = deaf, asyncio.Event()
 
     def now(self) -> float:
@@ -106,6 +107,7 @@ class Instance:
         claim = await self.claim(asked)
         assert isinstance(claim, Lead), claim
         assert claim.lease.take()
+        self.held.append(claim)
         return claim
 
     async def found(self, asked: Wanted | None = None) -> Entry:

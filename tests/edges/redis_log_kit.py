@@ -49,7 +49,7 @@ class Peer:
     """One instance that speaks to a real Redis when it is told to."""
 
     def __init__(self, client: redis.Redis, prefix: str, name: str, *, drop: bool = False) -> None:
-        self.client, self.name = client, name
+        self.client = client
         self.log = InvalidationLog(shared=True, drop=drop)
         self.follower = Follower(self.log, WINDOW)
         self.layout = Layout(prefix, name)
@@ -78,6 +78,7 @@ class Peer:
 
     def ask(self) -> Reply:
         """Ask; Redis has answered, and the answer is on its way."""
+        self.now += 0.001
         return Reply(self.now, self._eval(SYNC, *self.layout.sync(self.follower, self.fleet)))
 
     def take(self, reply: Reply) -> bool:
@@ -111,8 +112,8 @@ class Peer:
     def serves(self, subject: Entry) -> bool:
         return served(self.log, subject, self.now)
 
-    def _eval(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        return self.client.execute_command("EVAL", script, len(keys), *keys, *args)
+    def _eval(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:  # noqa: ANN401 - RESP
+        return self.client.eval(script, len(keys), *keys, *args)
 
 
 def id_of(message: bytes) -> str:

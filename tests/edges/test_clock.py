@@ -31,3 +31,30 @@ def test_a_roll_of_the_dices_least_is_one() -> None:
 
     with mock.patch.object(random, "random", return_value=0.0):
         assert Clock().roll() == 1.0
+
+
+def test_a_correction_moves_the_wall_clock_for_everybody_who_holds_it() -> None:
+    clock = Clock()
+    wall, before = clock.wall, clock.wall() - clock.now()
+    clock.correct(-60.0)
+    assert abs(wall() - clock.now() - before + 60.0) < 1.0
+    clock.correct(60.5)
+    assert abs(wall() - clock.now() - before - 0.5) < 0.4
+    clock.correct(1e6)
+    assert wall() - clock.now() - before > 9e5, "how far off a clock may be is not limited"
+
+
+def test_what_may_be_jitter_does_not_move_the_wall_clock() -> None:
+    clock = Clock()
+    before = clock._offset  # noqa: SLF001 - the time of day would not tell it
+    for offset in (0.049, -0.049, 0.0):
+        clock.correct(offset)
+    assert clock._offset == before  # noqa: SLF001
+    clock.correct(0.05)
+    assert clock._offset == before + 0.05  # noqa: SLF001
+
+
+def test_a_correction_does_not_move_what_durations_are_measured_by() -> None:
+    clock = Clock()
+    clock.correct(1e6)
+    assert abs(clock.now() - time.monotonic()) < 60.0

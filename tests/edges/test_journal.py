@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -433,3 +434,36 @@ async def test_a_close_does_not_wait_for_ever_for_a_reader() -> None:
         os.close(here.reading)  # lets go of the thread
         here.reading = -1
         await until(lambda: here.log.lost == 1000)
+
+
+# -- several processes, one pipe
+
+
+async def test_lines_of_several_that_write_to_one_pipe_stay_whole(tmp_path: Path) -> None:
+    """Lines of up to 20 KB: a pipe takes 4 KiB in one piece."""
+    with piped() as here:
+        others = [AccessLog(here.writing, lambda: WALL, tmp_path / "turns") for _ in range(4)]
+        targets = [f"/{at}-{'x' * (at * 997 % 20_000)}" for at in range(200)]
+        for at, target in enumerate(targets):
+            others[at % 4].record(outcome(target))
+            if at % 40 == 0:
+                await asyncio.sleep(module.INTERVAL)  # so that each has several batches
+        assert sorted(line["target"] for line in await here.take(len(targets))) == sorted(targets)
+        for other in others:
+            other.close()
+        assert (tmp_path / "turns").stat().st_size == 0
+
+
+async def test_who_dies_in_the_middle_of_a_line_spoils_only_that_one(tmp_path: Path) -> None:
+    with piped() as here:
+        (tmp_path / "turns").write_bytes(b"!")
+        os.write(here.writing, b'{"time":"20')
+        log = AccessLog(here.writing, lambda: WALL, tmp_path / "turns")
+        for _ in range(2):
+            log.record(outcome())
+            log._hand_over()  # noqa: SLF001 - two batches
+        log.close()
+        torn, first, second, rest = os.read(here.reading, 65536).split(b"\n")
+        assert (torn, rest) == (b'{"time":"20', b"")
+        assert json.loads(first) == json.loads(second)
+        assert (tmp_path / "turns").stat().st_size == 0

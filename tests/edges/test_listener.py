@@ -136,6 +136,7 @@ async def test_a_stop_closes_who_waits_for_nothing_and_lets_the_rest_finish() ->
         await partial.send(get()[:-2])
         await turns()
         here.listener.stop_accepting()
+        here.sweep(1.1)  # who has not asked yet gets a second
         assert await new.closed()
         assert await idle.closed()
         await partial.send(b"\r\n")
@@ -371,3 +372,47 @@ async def test_plain_text_on_a_tls_port_harms_nobody() -> None:
         async with secured(here) as (reader, writer):
             writer.write(get("/", "Connection: close"))
             assert b"200 OK" in await reader.read()
+
+
+# -- what the kernel holds for it
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_who_is_connected_but_not_yet_accepted_is_answered_before_it_stops(tls: bool) -> None:
+    async with rig(tls=SECURE.server if tls else None) as here:
+        # Without a turn of the loop: nobody accepts them.
+        queued = [socket.create_connection(("127.0.0.1", here.port)) for _ in range(20)]
+        here.listener.stop_accepting()
+        assert here.shared.counters.accepted == 0
+        for sock in queued:
+            reader, writer = await asyncio.open_connection(
+                sock=sock, ssl=SECURE.client if tls else None, server_hostname="a.test" if tls else None
+            )
+            writer.write(get())
+            async with asyncio.timeout(PATIENCE):
+                assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+
+
+async def test_who_has_just_connected_may_still_ask_when_it_stops() -> None:
+    async with rig() as here:
+        asks, asks_nothing = await here.connect(), await here.connect()
+        here.listener.stop_accepting()
+        await asks.send(get())
+        response = await asks.response()
+        assert (response.status, response.headers["connection"]) == (200, "close")
+        here.sweep(0.9)
+        assert len(here.shared.connections) == 1
+        here.sweep(0.2)
+        assert await asks_nothing.closed()
+
+
+async def test_several_may_listen_at_one_port_if_all_say_so() -> None:
+    async with rig() as here:
+        listeners = [module.Listener(here.shared) for _ in range(3)]
+        port = await listeners[0].listen("127.0.0.1", 0, reuse_port=True)
+        assert await listeners[1].listen("127.0.0.1", port, reuse_port=True) == port
+        with pytest.raises(OSError, match="in use"):
+            await listeners[2].listen("127.0.0.1", port)
+        for listener in listeners:
+            listener.close()

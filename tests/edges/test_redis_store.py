@@ -259,6 +259,14 @@ async def test_what_is_too_large_is_refused_and_everybody_told_at_once(fleet: Fl
     assert (a.counters.refused, a.counters.kept, fleet.keys()) == (1, 0, [])
 
 
+async def test_what_no_instance_would_read_is_refused_before_it_is_packed(fleet: Fleet) -> None:
+    a = await fleet.instance()
+    lead = await a.lead()
+    a.keep(lead, replace(a.entry(), pieces=(b"x" * (1 << 20),) * 65))
+    assert a.counters.refused == 1
+    await until(lambda: fleet.keys() == [])
+
+
 async def test_texts_that_are_no_unicode_are_not_shared(fleet: Fleet) -> None:
     a = await fleet.instance()
     lead = await a.lead()

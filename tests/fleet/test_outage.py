@@ -20,7 +20,7 @@ import pytest
 from tests.e2e.process import eventually
 from tests.e2e.upstream import Call
 from tests.fleet import load
-from tests.fleet.harness import Fleet, Versions, fleet, fresh, in_step, tell, uses_store
+from tests.fleet.harness import Fleet, Instance, Versions, fleet, fresh, in_step, tell, uses_store
 from tests.fleet.load import Kind, Load, Order, Sample, excess, percentile
 from tests.redis_servers import Server
 
@@ -122,10 +122,13 @@ async def test_a_redis_that_goes_under_load_delays_hardly_anybody(tmp_path: Path
 
 async def _recovery(here: Fleet, back: float) -> float:
     """Seconds from its return until every instance uses the store and is in step."""
-    for one in here.instances:
-        await eventually(lambda one=one: uses_store(here, one), "the store is used again")  # type: ignore[misc]
-        await eventually(lambda one=one: in_step(here, one), "the log is in step")  # type: ignore[misc]
+    await asyncio.gather(*(_has_recovered(here, one) for one in here.instances))
     return time.monotonic() - back
+
+
+async def _has_recovered(here: Fleet, one: Instance) -> None:
+    await eventually(lambda: uses_store(here, one), "the store is used again")
+    await eventually(lambda: in_step(here, one), "the log is in step")
 
 
 async def test_a_purge_while_redis_is_gone_is_refused_and_nothing_of_it_is_applied(

@@ -1,6 +1,8 @@
 """Several processes on one port are one cache."""
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -58,23 +60,17 @@ async def test_a_purge_reaches_both(tmp_path: Path, server: Server) -> None:
 
 
 async def test_a_worker_that_dies_is_replaced_and_the_port_stays(tmp_path: Path, server: Server) -> None:
-    async with fleet(tmp_path, server.url, CONFIG, size=1, join=False) as here:
+    over = {**CONFIG, "redis": {"max_blind": "1s"}}  # for so long the dead one is waited for
+    async with fleet(tmp_path, server.url, over, size=1, join=False) as here:
         await _served(here)
         versions = Versions(here.upstream)
         versions.add("/a")
         await here[0].get("/a")
         before = _workers(here)
-        await asyncio.to_thread(_kill, before[0])
+        os.kill(before[0], signal.SIGKILL)
         await eventually(lambda: len(_workers(here)) == 2 and before[0] not in _workers(here), "it is replaced")
         await eventually(lambda: _purges(here, versions), "the fleet is whole")
         assert here.upstream.count("/a") >= 2
-
-
-def _kill(pid: int) -> None:
-    import os  # noqa: PLC0415
-    import signal  # noqa: PLC0415
-
-    os.kill(pid, signal.SIGKILL)
 
 
 async def _purges(here: Fleet, versions: Versions) -> bool:

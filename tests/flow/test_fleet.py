@@ -316,6 +316,18 @@ async def test_what_is_validated_for_every_request_waits_for_nobody() -> None:
         assert len(shared.asked) == 1
 
 
+async def test_blind_to_invalidations_nothing_that_others_have_stored_is_asked_for() -> None:
+    w, shared = fleet()
+    async with w:
+        w.log.trusted_until = w.clock.at
+        client = w.ask()
+        await w.idle()
+        w.last.reply(FRESH, body=b"ours")
+        await w.idle()
+        assert client.got == b"ours"
+        assert shared.asked == []
+
+
 async def test_what_is_distrusted_is_asked_for_elsewhere_first() -> None:
     w, shared = fleet()
     async with w:

@@ -239,6 +239,30 @@ def test_more_records_of_our_own_than_there_is_room_for_distrust_what_was() -> N
         assert is_distrusted(log.judge(entry(), before))
 
 
+def test_after_another_epoch_a_position_from_before_it_is_never_mistaken_for_one_in_it() -> None:
+    """Numbers begin anew, positions do not: what was fetched ahead of the change is behind everything in it."""
+    log = shared(1_000_000_000)
+    before = [log.position]
+    log.append([(Kind.HOST, "i")], AT)
+    before.append(log.position)
+    log.restart("F", 0)
+    assert all(log.place(position) is None for position in before)
+    assert all(is_distrusted(log.judge(entry(), position)) for position in before)
+    apply(log, 1_000_000_000, Kind.HOST, "h")
+    assert all(log.judge(entry(), position) is None for position in before)
+    assert log.judge(entry(), log.at("F", 1)) is None
+    assert log.place(log.position) == ("F", 1_000_000_000), "numbers may leap"
+
+
+def test_a_gap_does_not_take_back_what_was_applied_of_our_own() -> None:
+    log = shared(7)
+    before = log.position
+    log.append([(Kind.URL, entry().url)], AT)
+    log.gap(8)
+    assert log.judge(entry(), before) is None, "gone, and not merely distrusted"
+    assert log.place(log.position) == ("E", 8)
+
+
 def test_blind_an_entry_may_be_used_for_a_while_after_it_came() -> None:
     log = InvalidationLog(grace=30.0, shared=True)
     subject = replace(entry(), terms=replace(entry().terms, fetch_seconds=2.0))

@@ -50,7 +50,7 @@ if lease then
     if string.sub(lease, 1, 1) == '!' then
         return {'alone', string.sub(lease, 2)}
     end
-    local holder, its_epoch, its_n = string.match(lease, '^(%S+) (%S*) (%S+)$')
+    local holder, its_epoch, its_n = string.match(lease, '^(%S+) (%S*) (%d+)$')
     if holder and holder ~= overtaken then
         redis.call('SADD', KEYS[3], instance)
         redis.call('PEXPIRE', KEYS[3], waiters_ms)

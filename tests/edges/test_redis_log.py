@@ -1,0 +1,421 @@
+"""The shared log with everything it runs on: real connections to a real Redis, and what goes wrong with them."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from proxy.edges import redis_log
+from proxy.edges.clock import Clock
+from proxy.edges.redis_link import Link
+from proxy.edges.redis_log import RedisLog
+from proxy.flow import follower
+from proxy.flow.background import Background
+from proxy.flow.invalidation import InvalidationLog, Kind, Target
+from proxy.flow.ports import LogUnreachable
+from proxy.rules.message import Entry
+from tests.e2e.process import eventually
+from tests.edges.redis_log_kit import entry, served, tag
+from tests.redis_servers import HOST, Relay, Server, single
+
+BLIND = 30.0
+SLACK = 0.1  # seconds that two busy cores may be late
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with single() as server:
+        yield server
+
+
+class Skewed(Clock):
+    """Its host's time of day is wrong, and its time may leap, as for a process that was suspended."""
+
+    __slots__ = ("leapt",)
+
+    def __init__(self, skew: float = 0.0) -> None:
+        super().__init__()
+        self.leapt = 0.0
+        self.now = lambda: time.monotonic() + self.leapt
+        self.correct(skew)
+
+
+@dataclass
+class Member:
+    link: Link
+    log: InvalidationLog
+    told: RedisLog
+    clock: Skewed
+    words: list[bytes]
+    calls: int = 0
+
+    def entry(self, name: str) -> Entry:
+        return entry(self.log, name, self.clock.now())
+
+    def serves(self, subject: Entry) -> bool:
+        return served(self.log, subject, self.clock.now())
+
+    async def caught_up(self) -> None:
+        await eventually(lambda: self.told.state().blind_seconds == 0, "trust")
+
+
+@asynccontextmanager
+async def member(
+    url: str,
+    prefix: str,
+    name: str,
+    *,
+    skew: float = 0.0,
+    deadline: float = 5.0,
+    blind: float = BLIND,
+) -> AsyncIterator[Member]:
+    """One instance; at its end nothing of it is left."""
+    background, clock = Background(), Skewed(skew)
+    link = Link(url, now=time.monotonic, spawn=background.spawn, deadline=deadline)
+    log = InvalidationLog(shared=True)
+
+    words: list[bytes] = []
+
+    def count() -> None:
+        joined.calls += 1
+
+    told = RedisLog(
+        link,
+        log,
+        prefix=prefix,
+        instance=name,
+        max_blind=blind,
+        clock=clock,
+        spawn=background.spawn,
+        on_applied=count,
+        on_word=words.append,
+        on_subscribed=lambda: None,
+    )
+    joined = Member(link, log, told, clock, words)
+    await told.start()
+    try:
+        yield joined
+    finally:
+        await told.close()
+        await link.close()
+        assert await background.drain(5) == 0, "it left tasks behind"
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"p{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the deadline is not the point."""
+    monkeypatch.setattr(redis_log, "DEADLINE", 5.0)
+    monkeypatch.setattr(follower, "PROMPT", 5.0)
+    monkeypatch.setattr(redis_log, "PROMPT", 5.0)
+
+
+@asynccontextmanager
+async def fleet(url: str, prefix: str, *names: str) -> AsyncIterator[list[Member]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(member(url, prefix, name)) for name in names]
+
+
+async def took(work: Awaitable[object]) -> float:
+    began = time.monotonic()
+    await work
+    return time.monotonic() - began
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize(
+    "target", [(Kind.URL, "http://h/x"), (Kind.PREFIX, "/x"), (Kind.TAG, "x"), (Kind.HOST, "h"), (Kind.ALL, "")]
+)
+async def test_a_purge_is_applied_by_everybody_and_acknowledged(server: Server, prefix: str, target: Target) -> None:
+    async with fleet(server.url, prefix, "a", "b", "c") as members:
+        held = [one.entry("x") for one in members]
+        assert all(one.serves(subject) for one, subject in zip(members, held, strict=True))
+        batch = await members[0].told.invalidate([target], "me", soft=False)
+        assert not members[0].serves(held[0]), "at the sender at once"
+        progress = await members[0].told.progress(batch, 5.0)
+        assert progress is not None
+        assert (set(progress.applied), progress.pending) == ({"a", "b", "c"}, ())
+        assert not any(one.serves(subject) for one, subject in zip(members, held, strict=True))
+        assert all(0 <= milliseconds < 5000 for milliseconds in progress.applied.values())
+        assert await members[1].told.progress(batch, 5.0) == progress, "anybody can be asked"
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_purge_that_another_one_sent_can_be_waited_for(server: Server, prefix: str) -> None:
+    async with fleet(server.url, prefix, "a") as [a], Relay(server) as relay, member(relay.url, prefix, "b") as b:
+        relay.black_hole()
+        batch = await a.told.invalidate([tag("x")], "me", soft=False)
+        pending = await a.told.progress(batch, 0.05)
+        assert pending is not None
+        assert pending.pending == ("b",)
+        waiting = asyncio.ensure_future(a.told.progress(batch, 10.0))
+        await relay.restore()
+        done = await waiting
+        assert done is not None
+        assert done.pending == ()
+        await b.caught_up()
+
+
+async def test_nobody_has_heard_of_a_batch_that_is_none(server: Server, prefix: str) -> None:
+    async with fleet(server.url, prefix, "a") as [a]:
+        assert await a.told.progress("none", 1.0) is None
+        with pytest.raises(ValueError, match="nothing"):
+            await a.told.invalidate([], "me", soft=False)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_many_that_write_at_once_end_at_the_same_place(server: Server, prefix: str) -> None:
+    async with fleet(server.url, prefix, "a", "b", "c") as members:
+        held = members[0].entry("x7")
+        batches = await asyncio.gather(
+            *[one.told.invalidate([tag(f"x{n}")], "me", soft=False) for n in range(20) for one in members]
+        )
+        assert not members[0].serves(held)
+        for batch in batches:
+            progress = await members[0].told.progress(batch, 5.0)
+            assert progress is not None
+            assert progress.pending == ()
+        assert {one.told.state().number for one in members} == {60}
+
+
+@pytest.mark.usefixtures("patient")
+async def test_what_was_announced_is_told_and_applied_by_the_others(server: Server, prefix: str) -> None:
+    async with fleet(server.url, prefix, "a", "b") as [a, b]:
+        held = b.entry("x")
+        await a.told.announce([tag("x")])
+        await eventually(lambda: not b.serves(held), "it is applied")
+        assert a.told.state().number == 1
+        await a.told.announce([])
+        assert a.told.state().number == 1
+
+
+async def test_without_redis_an_announcement_waits_and_is_sent_in_order_later(prefix: str) -> None:
+    with single() as server:
+        async with (
+            member(server.url, prefix, "b", deadline=0.5) as b,
+            Relay(server) as relay,
+            member(relay.url, prefix, "a", deadline=0.1) as a,
+        ):
+            held = [b.entry(name) for name in ("x", "y")]
+            await relay.cut()
+            seconds = [await took(a.told.announce([tag(name)])) for name in ("x", "y")]
+            assert max(seconds) < 0.1 + SLACK
+            assert a.told.state().outbox == 2
+            await relay.restore()
+            await eventually(lambda: a.told.state().outbox == 0, "it was sent")
+            await eventually(lambda: not any(b.serves(subject) for subject in held), "and applied")
+            sent = server.ask("XRANGE", f"{{{prefix}}}:log", "-", "+")
+            text = b"".join([b"".join(fields) for _, fields in sent])
+            assert text.index(b'"x"') < text.index(b'"y"')
+
+
+async def test_an_announcement_into_a_black_hole_returns_in_time(server: Server, prefix: str) -> None:
+    async with Relay(server) as relay, member(relay.url, prefix, "a", deadline=0.1) as a:
+        relay.black_hole()
+        assert await took(a.told.announce([tag("x")])) < 0.1 + SLACK
+        assert a.told.state().outbox == 1
+        await relay.restore()
+        await eventually(lambda: a.told.state().outbox == 0, "it was sent")
+
+
+@pytest.mark.parametrize("fault", ["cut", "black hole"])
+async def test_a_purge_without_redis_is_refused_in_time_and_nothing_is_applied(
+    server: Server, prefix: str, fault: str
+) -> None:
+    async with Relay(server) as relay, member(relay.url, prefix, "a", deadline=0.1) as a:
+        held = a.entry("x")
+        if fault == "cut":
+            await relay.cut()
+        else:
+            relay.black_hole()
+        began = time.monotonic()
+        with pytest.raises(LogUnreachable):
+            await a.told.invalidate([tag("x")], "me", soft=False)
+        assert time.monotonic() - began < 0.1 + SLACK
+        with pytest.raises(LogUnreachable):
+            await a.told.progress("any", 1.0)
+        assert a.log.judge(held, held.seq) is held
+
+
+async def test_starting_without_redis_works_and_goes_on_when_it_is_there(server: Server, prefix: str) -> None:
+    async with Relay(server) as relay:
+        await relay.cut()
+        async with member(relay.url, prefix, "a", deadline=0.1) as a:
+            assert not a.serves(a.entry("x"))
+            assert not a.told.state().reachable
+            assert a.told.state().trouble
+            await relay.restore()
+            await a.caught_up()
+            assert a.told.state().reachable
+            assert a.serves(a.entry("x"))
+
+
+async def test_who_was_cut_off_serves_nothing_of_what_was_purged_meanwhile(server: Server, prefix: str) -> None:
+    async with (
+        fleet(server.url, prefix, "a") as [a],
+        Relay(server) as relay,
+        member(relay.url, prefix, "b", deadline=0.1) as b,
+    ):
+        held = [b.entry(f"x{number}") for number in range(300)]
+        await relay.cut()
+        for number in range(300):
+            await a.told.announce([tag(f"x{number}")])
+        assert all(b.serves(subject) for subject in held), "it cannot know yet"
+        began = time.monotonic()
+        await relay.restore()
+        await eventually(lambda: b.told.state().number == 300, "caught up")
+        assert time.monotonic() - began < 2.0
+        assert not any(b.serves(subject) for subject in held)
+        assert b.told.state().gaps == 0
+
+
+async def test_redis_that_comes_back_empty_leaves_nothing_to_be_trusted(prefix: str) -> None:
+    with single() as server:
+        async with (
+            member(server.url, prefix, "a", deadline=0.1) as a,
+            member(server.url, prefix, "b", deadline=0.1) as b,
+        ):
+            held, before = b.entry("x"), b.told.state().epoch
+            await asyncio.to_thread(server.restart, keep=False)
+            await eventually(lambda: b.told.state().epoch not in ("", before), "another log")
+            await eventually(lambda: a.told.state().epoch == b.told.state().epoch, "the same for all")
+            assert not b.serves(held)
+            assert b.serves(b.entry("x"))
+
+
+@pytest.mark.usefixtures("patient")
+async def test_flushing_data_and_scripts_is_survived(prefix: str) -> None:
+    with single() as server:
+        async with fleet(server.url, prefix, "a", "b") as [a, b]:
+            held = b.entry("x")
+            await asyncio.to_thread(server.ask, "SCRIPT", "FLUSH")
+            await a.told.announce([tag("y")])
+            await asyncio.to_thread(server.ask, "FLUSHALL")
+            batch = await a.told.invalidate([tag("x")], "me", soft=False)
+            progress = await a.told.progress(batch, 5.0)
+            assert progress is not None
+            assert progress.pending == ()
+            assert not b.serves(held)
+
+
+async def test_a_process_that_was_suspended_trusts_nothing_when_it_wakes(server: Server, prefix: str) -> None:
+    async with member(server.url, prefix, "a") as a:
+        held = a.entry("x")
+        assert a.serves(held)
+        a.clock.leapt = BLIND + 1
+        assert not a.serves(held)
+        await a.caught_up()
+        assert a.serves(held), "nothing has been purged"
+
+
+async def test_clocks_a_minute_off_agree_once_they_have_heard_of_redis(server: Server, prefix: str) -> None:
+    async with (
+        member(server.url, prefix, "a", skew=60.0) as a,
+        member(server.url, prefix, "b", skew=-60.0) as b,
+    ):
+        assert abs(a.clock.wall() - b.clock.wall()) < 1.0
+        assert abs(a.clock.wall() - time.time()) < 1.0
+
+
+@pytest.mark.usefixtures("patient")
+async def test_who_leaves_is_not_waited_for(server: Server, prefix: str) -> None:
+    async with fleet(server.url, prefix, "a") as [a]:
+        async with fleet(server.url, prefix, "b"):
+            pass
+        batch = await a.told.invalidate([tag("x")], "me", soft=False)
+        progress = await a.told.progress(batch, 5.0)
+        assert progress is not None
+        assert (set(progress.applied), progress.pending) == ({"a"}, ())
+
+
+async def test_what_is_sent_to_one_instance_alone_and_is_no_acknowledgement_is_handed_on(
+    server: Server, prefix: str
+) -> None:
+    async with member(server.url, prefix, "a") as a:
+        await asyncio.to_thread(server.ask, "PUBLISH", f"{prefix}:to:a", "filled by somebody")
+        await eventually(lambda: a.words == [b"filled by somebody"], "the word")
+
+
+async def test_messages_that_make_no_sense_are_followed_by_a_question(server: Server, prefix: str) -> None:
+    async with member(server.url, prefix, "a") as a:
+        asked = server.calls("hset")
+        await asyncio.to_thread(server.ask, "PUBLISH", f"{prefix}:records", "nonsense")
+        await eventually(lambda: server.calls("hset") > asked, "a question")
+        await a.caught_up()
+
+
+@pytest.mark.usefixtures("patient")
+async def test_records_written_are_told_to_who_waits_for_them_here(server: Server, prefix: str) -> None:
+    async with fleet(server.url, prefix, "a", "b") as [a, b]:
+        before = b.calls
+        await a.told.announce([tag("x"), tag("y")])
+        await eventually(lambda: b.calls > before, "it is told")
+        assert b.told.state().applied == 2
+
+
+async def test_a_log_that_cannot_be_read_is_complained_about_and_followed_again(prefix: str) -> None:
+    with single() as server:
+        server.ask("SET", f"{{{prefix}}}:meta", "of another kind")
+        async with member(server.url, prefix, "a", deadline=0.5) as a:
+            assert "WRONGTYPE" in a.told.state().trouble
+            server.ask("DEL", f"{{{prefix}}}:meta")
+            await a.caught_up()
+            assert a.told.state().trouble == ""
+
+
+async def test_a_purge_is_acknowledged_once_a_replica_has_it(prefix: str) -> None:
+    with single() as server, single() as replica:
+        replica.ask("REPLICAOF", HOST, server.port)
+        await eventually(lambda: "state=online" in server.info("replication").get("slave0", ""), "a replica")
+        async with member(server.url, prefix, "a", deadline=0.5) as a:
+            await a.told.invalidate([tag("x")], "me", soft=False)
+            assert replica.ask("XLEN", f"{{{prefix}}}:log") == 1
+            assert a.told.state().replicas == 1
+            replica.suspend()
+            began = time.monotonic()
+            with pytest.raises(LogUnreachable, match="replica"):
+                await a.told.invalidate([tag("y")], "me", soft=False)
+            assert time.monotonic() - began < 0.1 + SLACK
+            replica.resume()
+
+
+async def test_a_replica_that_nobody_knew_of_is_waited_for_too(prefix: str) -> None:
+    with single() as server, single() as replica:
+        async with member(server.url, prefix, "a", deadline=0.5) as a:
+            replica.ask("REPLICAOF", HOST, server.port)
+            await eventually(lambda: "state=online" in server.info("replication").get("slave0", ""), "a replica")
+            replica.suspend()
+            a.told._replicas = 0  # noqa: SLF001 - as before the heartbeat that has just told
+            with pytest.raises(LogUnreachable):
+                await a.told.invalidate([tag("x")], "me", soft=False)
+            replica.resume()
+
+
+async def test_what_is_announced_for_a_client_that_leaves_is_told_all_the_same(server: Server, prefix: str) -> None:
+    async with Relay(server) as relay, member(relay.url, prefix, "a", deadline=5.0) as a:
+        relay.black_hole()
+        announcing = asyncio.ensure_future(a.told.announce([tag("x")]))
+        await asyncio.sleep(0)
+        announcing.cancel()
+        await asyncio.wait([announcing])
+        assert a.told.state().outbox == 1
+        await relay.restore()
+        await eventually(lambda: a.told.state().outbox == 0, "it was sent")
+
+
+async def test_what_waits_is_told_at_the_end_or_complained_about(
+    server: Server, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Relay(server) as relay:
+        async with member(relay.url, prefix, "a", deadline=0.1) as a:
+            await relay.cut()
+            await a.told.announce([tag("x")])
+        assert "will not hear of 1 invalidations" in caplog.text
