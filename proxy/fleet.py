@@ -49,7 +49,7 @@ class Fleet:
             spawn=self._services.spawn,
             on_applied=self.store.on_records,
             on_word=self.store.on_word,
-            on_subscribed=self.store.on_subscribed,
+            on_hearing=self.store.on_hearing,
         )
 
     async def start(self) -> None:

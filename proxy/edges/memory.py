@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator
 from typing import Final
 
-from proxy.flow.ports import InvalidationView
+from proxy.flow.ports import InvalidationView, Variant
 from proxy.rules.fields import selecting, selects
 from proxy.rules.message import Entry, Fields, Headers, Request
 
@@ -169,6 +169,10 @@ class Memory:
         """The request's values of what the newest entry of this key was selected on."""
         slot = self._first(key)
         return selecting(request.fields, tuple([name for name, _ in slot.entry.vary])) if slot is not None else ()
+
+    def variants(self, key: str) -> tuple[Variant, ...]:
+        """All that is stored under the key, the newest first, as it lies there."""
+        return tuple([Variant(slot.entry, slot.checked, slot.asked) for slot in _siblings(self._first(key))])
 
     def put(self, entry: Entry) -> bool:
         """Store, making room; False where it is larger than the budget, the log has overtaken it, or what is stored

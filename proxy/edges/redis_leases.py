@@ -110,6 +110,7 @@ class Desk:
     spawn: Spawn
     loop: asyncio.AbstractEventLoop
     counters: Counters = field(default_factory=Counters)
+    hears: bool = False  # whether words reach this instance; nobody waits for what cannot be heard
 
     def place(self, policy: str, key: str, vary: Headers, *, apart: bool) -> Place:
         """Where an answer is, or would be."""

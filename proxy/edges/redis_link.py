@@ -65,7 +65,7 @@ class _Ear:
     """A subscription: to what, and to which server now, None for nobody. It is left where `key` has moved away."""
 
     handlers: Mapping[str, Callable[[bytes], None]]
-    on_subscribed: Callable[[], None]
+    on_hearing: Callable[[bool], None]
     where: Callable[[], Address | None]
     entrance: Entrance
     key: str | None = None
@@ -81,6 +81,7 @@ class Link:
     def __init__(self, url: str, *, now: Callable[[], float], spawn: Spawn, deadline: float = 0.1) -> None:
         self.counters = Counters()
         self.trouble = "not connected yet"  # why it is not up, in words for the operator
+        self.on_lost: list[Callable[[], None]] = []  # called when a server is; whoever waits for news of it need not
         self._now, self._spawn, self._deadline = now, spawn, deadline
         self._loop = asyncio.get_running_loop()
         self._topology = Topology(parse_url(url), self._make, _PATIENCE * deadline)
@@ -178,19 +179,20 @@ class Link:
             self._busy.discard(own)
 
     def listen(
-        self, key: str, handlers: Mapping[str, Callable[[bytes], None]], on_subscribed: Callable[[], None]
+        self, key: str, handlers: Mapping[str, Callable[[bytes], None]], on_hearing: Callable[[bool], None]
     ) -> None:
         """Give what is published on these channels to their handlers, from the key's server, until `close`.
 
-        `on_subscribed` is called whenever it hears again: what was said before is lost. A connection that stays
-        silent for a second and five deadlines is replaced.
+        `on_hearing` is told True whenever it hears again, what was said before is lost; and False when it hears
+        nothing any more. A connection that stays silent for a second and five deadlines is replaced, and so is one
+        whose server is lost.
         """
 
         def where() -> Address | None:
             wire = self._wire(key)
             return None if wire is None else wire.address
 
-        ear = _Ear(handlers, on_subscribed, where, self._topology.entrance, key)
+        ear = _Ear(handlers, on_hearing, where, self._topology.entrance, key)
         self._ears.append(self._spawn(self._hear(ear), "redis subscription"))
 
     async def probe(self) -> bool:
@@ -269,6 +271,8 @@ class Link:
         if self._wires.get(wire.address) is wire:
             self.trouble = why
             self._drop(wire.address).close()
+            for tell in list(self.on_lost):
+                tell()
 
     def _drop(self, address: Address) -> Wire:
         wire = self._wires.pop(address)
@@ -312,7 +316,12 @@ class Link:
             self._again_at = 0.0
             self._look_soon()
 
-        ear = _Ear({"+switch-master": look}, look, lambda: next(sentinels), self._topology.sentinel_entrance)
+        ear = _Ear(
+            {"+switch-master": look},
+            lambda hearing: look() if hearing else None,
+            lambda: next(sentinels),
+            self._topology.sentinel_entrance,
+        )
         return self._spawn(self._hear(ear), "redis sentinel")
 
     async def _hear(self, ear: _Ear) -> None:
@@ -345,9 +354,14 @@ class Link:
             elif reply[0] == b"subscribe":
                 missing.discard(reply[1].decode())
                 if not missing:
-                    ear.on_subscribed()
+                    ear.on_hearing(True)
+
+        def leave() -> None:
+            if ear.key is not None and ear.where() is None:
+                over.set()
 
         own.on_push, own.on_lost = take, lambda *_: over.set()
+        self.on_lost.append(leave)
         try:
             own.say(("SUBSCRIBE", *ear.handlers))
             while ear.key is None or self._layout.of(ear.key) == address:
@@ -359,6 +373,9 @@ class Link:
                     break
         finally:
             own.close()
+            self.on_lost.remove(leave)
+            if not missing:
+                ear.on_hearing(False)
         if refusal:
             raise Unreachable(refusal[0])
 

@@ -75,7 +75,7 @@ class RedisLog:
     trusted after it was asked.
 
     `on_applied` is called when records were applied, `on_word` with what others send to this instance alone,
-    `on_subscribed` when words may have been lost.
+    `on_hearing` with whether words can be heard; those from before it was True again are lost.
     """
 
     def __init__(  # noqa: PLR0913 - what it is wired to, all by name
@@ -90,11 +90,11 @@ class RedisLog:
         spawn: _Spawn,
         on_applied: Callable[[], None],
         on_word: Callable[[bytes], None],
-        on_subscribed: Callable[[], None],
+        on_hearing: Callable[[bool], None],
     ) -> None:
         self._link, self._log, self._clock, self._spawn = link, log, clock, spawn
         self._instance, self._on_applied, self._on_word = instance, on_applied, on_word
-        self._on_subscribed = on_subscribed
+        self._on_hearing = on_hearing
         self._follower = Follower(log, max_blind)
         self._outbox = Outbox()
         self._layout = Layout(prefix, instance)
@@ -117,7 +117,7 @@ class RedisLog:
         """
         layout = self._layout
         handlers = {layout.records: self._heard, layout.to(self._instance): self._told}
-        self._link.listen(layout.log, handlers, self._subscribed)
+        self._link.listen(layout.log, handlers, self._hearing)
         self._beating = self._spawn(self._beat_on(), "invalidation log")
         await _set_within(self._first, _FIRST)
 
@@ -259,11 +259,11 @@ class RedisLog:
 
     # -- hearing
 
-    def _subscribed(self) -> None:
-        """What was said before is lost."""
-        self._listening = True
+    def _hearing(self, hearing: bool) -> None:  # noqa: FBT001 - the one thing that it says
+        """What was said before it heard again is lost."""
+        self._listening = hearing
         self._kicked.set()
-        self._on_subscribed()
+        self._on_hearing(hearing)
 
     def _heard(self, message: bytes) -> None:
         """What was published."""

@@ -167,6 +167,8 @@ class Look:
             case [b"held", holder, epoch, n, left_ms, now_ms, value]:
                 self._wait((holder.decode(), epoch.decode(), int(n)), left_ms)
                 self._bridge(value, now_ms)
+                if self._holder is not None and not self._desk.hears:
+                    self.settle(Apart())
             case [b"pointer", value]:
                 self._follow(value)
             case [b"alone", reason]:

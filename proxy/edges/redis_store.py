@@ -55,6 +55,7 @@ class RedisStore:
     ) -> None:
         self._desk = Desk(link, log, prefix, instance, now, spawn, asyncio.get_running_loop())
         self._leases = Leases(self._desk)
+        link.on_lost.append(self._ask_again)
         self._looks: dict[str, list[Look]] = {}  # by lease
 
     @property
@@ -124,8 +125,12 @@ class RedisStore:
         for look in self._under_way():
             look.recheck()
 
-    def on_subscribed(self) -> None:
-        """Words may have been lost: whoever waits asks again."""
+    def on_hearing(self, hearing: bool) -> None:  # noqa: FBT001 - the one thing that it says
+        """Whether words reach this instance. Some may have been lost: whoever waits asks again."""
+        self._desk.hears = hearing
+        self._ask_again()
+
+    def _ask_again(self) -> None:
         for look in self._under_way():
             look.miss()
 

@@ -18,13 +18,15 @@ class Breaker:
         """Whether calls are held back. One that is admitted all the same is the probe."""
         return self._open_until is not None
 
+    def would_admit(self, now: float) -> bool:
+        """Whether a call could go, without one."""
+        return self._open_until is None or (now >= self._open_until and not self._probing)
+
     def admits(self, now: float) -> bool:
         """Whether a call may go; when the time is up one is let through to see."""
-        if self._open_until is None:
-            return True
-        if now < self._open_until or self._probing:
+        if not self.would_admit(now):
             return False
-        self._probing = True
+        self._probing = self._open_until is not None
         return True
 
     def succeeded(self) -> None:

@@ -9,7 +9,7 @@ from proxy.flow.flights import Flights
 from proxy.flow.invalidation import InvalidationLog
 from proxy.flow.ports import Client, Clock, Store
 from proxy.flow.relay import Relay
-from proxy.flow.site import Asked, Lane, Site, Visit, read
+from proxy.flow.site import Asked, Lane, Site, Visit, read, unrouted
 from proxy.rules.lookup import Fetch, Refuse, Serve, on_failure, on_request
 from proxy.rules.message import Entry, Reason, Request
 from proxy.rules.report import Account
@@ -146,18 +146,14 @@ class Exchange:
         """A stale answer at once where the upstream failed for this key a moment ago."""
         if plan.base is None:
             return None
-        until, reason = self._flights.failed.until(visit.shelf), self._flights.failed.reason(visit.shelf)
-        if until is None or visit.now >= until:
-            return None
-        return on_failure(plan.base, visit.now, lost=reason is not Reason.UPSTREAM_ERROR)
+        reason = self._flights.failed_lately(visit.shelf, visit.now)
+        return None if reason is None else on_failure(plan.base, visit.now, lost=reason is not Reason.UPSTREAM_ERROR)
 
     def _serve(self, visit: Visit, plan: Serve) -> Pending | None:
         rest = self._answers.serve(visit, plan.entry, Account(plan.reason, ttl=plan.ttl(visit.now)))
         return None if rest is None else self._answers.watch(visit, rest, None)
 
     def _unrouted(self, asked: Asked, client: Client, now: float) -> None:
-        if asked.allow:
-            allow = (("Allow", ", ".join(asked.allow)),)
-            self._answers.unrouted(asked.request, client, 405, Reason.METHOD, allow, now)
-        else:
-            self._answers.unrouted(asked.request, client, 404, Reason.NO_ROUTE, (), now)
+        status, reason = unrouted(asked)
+        allow = (("Allow", ", ".join(asked.allow)),) if asked.allow else ()
+        self._answers.unrouted(asked.request, client, status, reason, allow, now)

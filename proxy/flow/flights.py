@@ -266,6 +266,11 @@ class Flights:
         if self._flying.get((shelf, variant)) is flight:
             del self._flying[shelf, variant]
 
+    def failed_lately(self, shelf: str, now: float) -> Reason | None:
+        """Why a fetch for this failed a moment ago, if one did: until that has passed a stale answer will do."""
+        until = self.failed.until(shelf)
+        return None if until is None or now >= until else self.failed.reason(shelf)
+
     def must_go_alone(self, shelf: str, now: float) -> Reason | None:
         """Why the key's answers proved unshareable a short while ago, if they did. When that is over one
         request is told nothing and finds out, while the rest still pass.

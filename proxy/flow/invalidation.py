@@ -182,6 +182,11 @@ class InvalidationLog:
         soft = max((mark.soft_at for mark in marks if mark.soft > since), default=None)
         return entry if soft is None else soften(entry, soft)
 
+    def touching(self, subject: Subject, since: int) -> list[tuple[Kind, bool]]:
+        """What kinds of record behind a position touch the subject, and whether they were soft: for whoever asks why."""
+        marks = [(kind, self._marks.get((kind, short(value)))) for kind, value in self._names(subject)]
+        return [(kind, m.hard <= since) for kind, m in marks if m is not None and max(m.hard, m.soft) > since]
+
     def vouched(self, entry: Entry, now: float) -> Entry | None:
         """The entry while nobody says what has been invalidated: itself for a while, then as behind a gap."""
         if now < self.trusted_until or now < entry.stored_at - entry.terms.fetch_seconds + self.grace:

@@ -127,6 +127,25 @@ class Store(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A stored entry as it lies there: `checked` is the position of the log it was last judged at, `asked` whether
+    a hit has been counted for it since it was last passed over.
+    """
+
+    entry: Entry
+    checked: int
+    asked: bool
+
+
+class Shelves(Protocol):
+    """A store for whoever only wants to see."""
+
+    def variants(self, key: str) -> Sequence[Variant]:
+        """All that is stored under the key, the newest first, valid or not. Changes nothing."""
+        ...
+
+
 class InvalidationView(Protocol):
     """What a store needs to know of the invalidation log."""
 

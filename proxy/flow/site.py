@@ -122,6 +122,18 @@ def read(site: Site, request: Request) -> Asked:
     )
 
 
+def unrouted(asked: Asked) -> tuple[int, Reason]:
+    """What a request that no route takes is refused with."""
+    return (405, Reason.METHOD) if asked.allow else (404, Reason.NO_ROUTE)
+
+
+def shelf_of(lane: Lane, key: str, fields: Fields) -> str:
+    """What requests must share to wait for each other: the key, the policy it is fetched under, and
+    whether they say who asks.
+    """
+    return f"{lane.fingerprint} {key}" + ("\n*" if has_credentials(fields) else "")
+
+
 @dataclass(frozen=True, slots=True)
 class Visit:
     """One routed and keyed request. `now` is when its head was complete, in monotonic seconds.
@@ -142,7 +154,5 @@ class Visit:
 
     @property
     def shelf(self) -> str:
-        """What requests must share to wait for each other: the key, the policy it is fetched under, and
-        whether they say who asks.
-        """
-        return f"{self.lane.fingerprint} {self.key}" + ("\n*" if has_credentials(self.request.fields) else "")
+        """See `shelf_of`."""
+        return shelf_of(self.lane, self.key, self.request.fields)

@@ -60,23 +60,20 @@ def is_plain(request: Request, policy: Policy) -> bool:
     unvalidated: `on_request` serves it then, but for what `has_credentials` asks. Most requests are plain.
     """
     asks = policy.respect_request and ("cache-control" in request.fields or "pragma" in request.fields)
-    return not asks and policy.early_refresh == 0 and _not_for_cache(request, policy) is None
+    return not asks and policy.early_refresh == 0 and not_for_cache(request, policy) is None
 
 
 def on_request(request: Request, entry: Entry | None, policy: Policy, now: float, *, held: bool, roll: float) -> Plan:
     """Decide. `entry` is the stored variant that the request selects; `held` says that the key has
     variants at all; `roll` in (0, 1] draws the chance of an early refresh.
     """
-    aside = _not_for_cache(request, policy)
+    aside = not_for_cache(request, policy)
     if aside is not None:
         return aside
-    fields = request.fields
-    wishes: Directives = directives(fields.get("cache-control")) if policy.respect_request else {}
-    if policy.respect_request and "cache-control" not in fields and "no-cache" in directives(fields.get("pragma")):
-        wishes = {"no-cache": None}  # RFC 9111 section 5.4
+    wishes = wishes_of(request.fields, policy)
     unstated = policy.operator_freshness if entry is None else not entry.terms.stated
     plan: Plan
-    if unstated and not policy.share_credentials and has_credentials(fields):
+    if unstated and not policy.share_credentials and has_credentials(request.fields):
         plan = Fetch(Fwd.BYPASS, Reason.CREDENTIALS)  # only the upstream's own word makes an answer everybody's
     else:
         plan = _judge(request, entry, policy, wishes, now, held=held, roll=roll)
@@ -85,7 +82,17 @@ def on_request(request: Request, entry: Entry | None, policy: Policy, now: float
     return plan
 
 
-def _not_for_cache(request: Request, policy: Policy) -> Fetch | None:
+def wishes_of(fields: Fields, policy: Policy) -> Directives:
+    """What the client asks of the cache, where the route listens to that."""
+    if not policy.respect_request:
+        return {}
+    if "cache-control" not in fields and "no-cache" in directives(fields.get("pragma")):
+        return {"no-cache": None}  # RFC 9111 section 5.4
+    return directives(fields.get("cache-control"))
+
+
+def not_for_cache(request: Request, policy: Policy) -> Fetch | None:
+    """Why nothing stored may answer the request, whatever is stored; None where something may."""
     if not policy.enabled:
         return Fetch(Fwd.BYPASS, Reason.CACHE_OFF, keep=False)
     if request.method not in ("GET", "HEAD"):

@@ -7,6 +7,7 @@ pattern `{name}` matches one segment and a trailing `*` the rest.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum, unique
 from functools import lru_cache
 
 from proxy.rules.policy import Policy
@@ -47,6 +48,15 @@ class Unrouted:
     allow: tuple[str, ...]
 
 
+@unique
+class Miss(Enum):
+    """The first part of a route's match that a request does not fit."""
+
+    HOST = "host"
+    PATH = "path"
+    METHOD = "method"
+
+
 @lru_cache(maxsize=4096)
 def path_pattern(pattern: str) -> re.Pattern[str]:
     """Compile a path pattern of the configuration. Anchored at both ends."""
@@ -81,3 +91,12 @@ def route(routes: Iterable[Route], host: str, path: str, method: str) -> Routed 
             continue
         return Routed(candidate, found.groupdict())
     return Unrouted(tuple(allow))
+
+
+def miss(match: Match, host: str, path: str, method: str) -> Miss | None:
+    """Why `route` passes a route over, None where it takes it: for whoever asks afterwards."""
+    if not host_matches(match.host, host):
+        return Miss.HOST
+    if path_pattern(match.path).match(path) is None:
+        return Miss.PATH
+    return Miss.METHOD if match.methods and method not in match.methods else None

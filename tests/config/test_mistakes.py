@@ -53,8 +53,7 @@ def warnings(directory: Path, text: str) -> list[str]:
         ("listen:", "1: listen: is empty; write HOST:PORT, as in "),
         (
             "workers: 4",
-            "1: workers: more than 1 needs redis: without it every process would have purges and copies of its own; "
-            "add redis.url, or write 1",
+            "1: workers: more than 1 needs redis: without it every process would have purges and copies of its own",
         ),
         ("workers: 0", "1: workers: '0' is too small; write 1 or more"),
         ("redis: {url: 'redis://r', max_blind: 0}", "1: redis.max_blind: '0' is not a duration; write"),

@@ -350,7 +350,7 @@ async def test_sighup_with_mistakes_is_said_once_and_changes_nothing(tmp_path: P
         await eventually(lambda: _is(here, 200), "it is back")
         assert await _statuses(here, "/a") == {200}
         assert here.proxy.stderr.count("the old one stays") == 1
-        for mistake in (":1: listen: 'nowhere'", ":2: roots: "):
+        for mistake in (":1: listen: 'nowhere'", ":2: unknown key roots"):
             assert here.proxy.stderr.count(here.proxy.file.name + mistake) == 1
 
 

@@ -36,7 +36,7 @@ def wanted(
 
 
 class Instance:
-    """One of the fleet. `skew` is what its clock is off by; `deaf`: it hears no words."""
+    """One of the fleet. `skew` is what its clock is off by; `deaf`: it hears no words, and does not know it."""
 
     def __init__(self, url: str, name: str, *, skew: float = 0.0, deaf: bool = False, number: int = 0) -> None:
         self.name, self.skew = name, skew
@@ -58,8 +58,15 @@ class Instance:
     async def start(self) -> None:
         assert await self.link.probe(), self.link.trouble
         if not self._deaf:
-            self.link.listen("rt:log", {f"rt:to:{self.name}": self._hear}, self._listening.set)
+            self.link.listen("rt:log", {f"rt:to:{self.name}": self._hear}, self._hearing)
             await asyncio.wait_for(self._listening.wait(), 5)
+        else:
+            self.store.on_hearing(True)
+
+    def _hearing(self, hearing: bool) -> None:
+        self.store.on_hearing(hearing)
+        if hearing:
+            self._listening.set()
 
     def _hear(self, payload: bytes) -> None:
         self.heard.append(payload)

@@ -439,10 +439,13 @@ class Listener:
     def __init__(self, link: Link) -> None:
         self.heard: list[bytes] = []
         self.subscribed = 0
+        self.hears = False
         link.listen("k", {"one": self.heard.append, "two": lambda data: self.heard.append(data[::-1])}, self._again)
 
-    def _again(self) -> None:
-        self.subscribed += 1
+    def _again(self, hearing: bool) -> None:
+        assert hearing is not self.hears, "told what it knew"
+        self.hears = hearing
+        self.subscribed += hearing
 
 
 async def test_messages_come_to_the_handler_of_their_channel() -> None:

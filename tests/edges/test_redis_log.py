@@ -93,7 +93,7 @@ async def member(
         spawn=background.spawn,
         on_applied=count,
         on_word=words.append,
-        on_subscribed=lambda: None,
+        on_hearing=lambda _: None,
     )
     joined = Member(link, log, told, clock, words)
     await told.start()

@@ -258,12 +258,34 @@ async def test_a_lost_word_costs_the_rest_of_a_lease(fleet: Fleet, short_leases:
     assert time.monotonic() - begun < 2 * short_leases
 
 
+async def test_who_cannot_hear_waits_for_nobody(fleet: Fleet) -> None:
+    a, b = await fleet.instance(), await fleet.instance()
+    lead = await a.lead()
+    waiting = await b.waiting()
+    b.store.on_hearing(False)
+    assert isinstance(await asyncio.wait_for(waiting, 1), Apart)
+    assert isinstance(await asyncio.wait_for(b.claim(), 1), Apart)
+    await a.kept(a.entry(), lead)
+    assert isinstance(await asyncio.wait_for(b.claim(), 1), Found), "what is there is read all the same"
+
+
+async def test_who_waits_when_the_server_is_lost_waits_no_more(fleet: Fleet, server: Server) -> None:
+    a, b = await fleet.instance(), await fleet.instance()
+    await a.lead()
+    waiting = await b.waiting()
+    server.kill()
+    try:
+        assert isinstance(await asyncio.wait_for(waiting, 1), Apart)
+    finally:
+        server.start()
+
+
 async def test_who_hears_again_asks_again(fleet: Fleet) -> None:
     a, b = await fleet.instance(), await fleet.instance(deaf=True)
     lead = await a.lead()
     waiting = await b.waiting()
     await a.kept(a.entry(), lead)
-    b.store.on_subscribed()
+    b.store.on_hearing(True)
     assert isinstance(await asyncio.wait_for(waiting, 1), Found)
 
 

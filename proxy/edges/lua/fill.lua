@@ -20,16 +20,21 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local asked = now - since_ms
 
 local function is_newer(key)
+    local frame = redis.call('GETRANGE', key, 0, 399)
     local ok, magic, version, _, its_n, _, _, _, _, _, _, its_epoch, at =
-        pcall(struct.unpack, '<c2BBddddddI4Bc0', redis.call('GETRANGE', key, 0, 399))
+        pcall(struct.unpack, '<c2BBddddddI4Bc0', frame)
     if not ok or magic ~= 'RT' or version ~= 1 then
+        return false
+    end
+    -- A damaged one may claim anything, and must not stand in the way for as long as it lives.
+    if string.sub(frame, at + 16, at + 23) ~= string.sub(redis.sha1hex(string.sub(frame, 1, at + 15)), 1, 8) then
         return false
     end
     if its_epoch == epoch and its_n ~= n then
         return its_n > n
     end
-    local known, _, its_asked = pcall(struct.unpack, '<dd', redis.call('GETRANGE', key, at - 1, at + 14))
-    return known and its_asked > asked
+    local _, its_asked = struct.unpack('<dd', frame, at)
+    return its_asked > asked
 end
 
 local function store(key, first, rest, ttl)

@@ -1,0 +1,424 @@
+"""Why a request would be answered as it would be: the rules that a request runs, run without one.
+
+Nothing is fetched, stored, charged or counted, and nothing is asked of other instances. Where a rule has a side
+effect its question is asked without; tests/flow/test_explain.py holds the answers to what then really happens.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import exp
+from typing import Final, assert_never
+
+from proxy.flow.expiring import ExpiringSet
+from proxy.flow.explanation import (
+    Act,
+    Answer,
+    Arithmetic,
+    AsRead,
+    Client,
+    Decision,
+    Eligibility,
+    Explanation,
+    Field,
+    InTheAir,
+    Invalidation,
+    Keying,
+    Lately,
+    Lying,
+    Remembered,
+    Routing,
+    Standing,
+    Touched,
+    Tried,
+    Trust,
+    Upstream,
+    Variants,
+    Way,
+    Window,
+    Wish,
+    compared,
+    told,
+)
+from proxy.flow.flights import Flight, Flights, Landed, Streaming
+from proxy.flow.invalidation import InvalidationLog
+from proxy.flow.ports import Shelves
+from proxy.flow.site import Asked, Lane, Site, read, shelf_of, unrouted
+from proxy.rules.fields import directives, seconds, selecting, selects
+from proxy.rules.keys import cache_target
+from proxy.rules.lookup import (
+    Fetch,
+    Plan,
+    Refuse,
+    Serve,
+    has_credentials,
+    not_for_cache,
+    on_failure,
+    on_request,
+    wishes_of,
+)
+from proxy.rules.message import Entry, Fields, Headers, Reason, Request
+from proxy.rules.policy import Policy
+from proxy.rules.report import Account, failure_status
+from proxy.rules.respond import from_entry
+from proxy.rules.routes import Route, Unrouted, miss, route
+from proxy.rules.wire import Refused
+
+_NEVER: Final = 1.0  # the roll with which no early refresh begins: it changes no answer
+
+
+class Explainer:
+    """Explains requests. `site` is the configuration as it is now; `shared`: there is a store of all instances."""
+
+    def __init__(
+        self,
+        site: Callable[[], Site],
+        store: Shelves,
+        log: InvalidationLog,
+        flights: Flights,
+        now: Callable[[], float],
+        *,
+        shared: bool,
+    ) -> None:
+        self._site, self._store, self._log, self._flights = site, store, log, flights
+        self._now, self._shared = now, shared
+
+    def explain(self, request: Request) -> Explanation:
+        """The decisions about a request that comes now."""
+        site, now = self._site(), self._now()
+        asked = read(site, request)
+        steps: list[Decision] = [_as_read(request), _routing(site, asked)]
+        lane = asked.lane
+        if lane is None:
+            status, reason = unrouted(asked)
+            return _explanation(steps, Answer(Act.REFUSE, status, reason))
+        steps.append(_keying(asked, lane.policy))
+        look = self._look(asked, lane, now)
+        plan = on_request(request, look.entry, lane.policy, now, held=look.held, roll=_NEVER)
+        steps.append(_eligibility(request, look.entry, lane.policy))
+        if lane.policy.enabled:
+            steps.append(Variants(look.stored, memory_only=self._shared))
+            steps.append(self._invalidation(look, now))
+            if look.entry is not None:
+                steps.append(_arithmetic(look.entry, lane.policy, now))
+            steps.append(_client(request, look, lane.policy, now))
+        shelf = shelf_of(lane, asked.key, asked.fields)
+        steps.append(self._remembered(shelf, now))
+        upstream, answer = self._outcome(asked, lane, plan, look, shelf, now)
+        steps.append(upstream)
+        return _explanation(steps, answer)
+
+    # -- what is stored
+
+    def _look(self, asked: Asked, lane: Lane, now: float) -> "_Look":
+        """As `Store.find` and `Store.holds` would: what they would remove is `GONE`."""
+        entry, lying, left = None, [], []
+        found: Entry | None = None
+        touched: Entry | None = None
+        for variant in self._store.variants(asked.key) if lane.policy.enabled else ():
+            stored = variant.entry
+            same = found is None and selects(stored.vary, asked.fields)
+            judged = self._log.judge(stored, variant.checked)
+            standing = self._standing(stored, judged)
+            if same:
+                touched = stored
+                found = judged
+                if judged is not None:
+                    entry = judged if now < self._log.trusted_until else self._log.vouched(judged, now)
+                    standing = self._standing(judged, entry) if standing is Standing.VALID else standing
+            if not (same and judged is None):
+                left.append(stored)
+            lying.append(
+                Lying(
+                    status=stored.head.status,
+                    length=stored.length,
+                    age=now - stored.born,
+                    left=(judged or stored).fresh_until - now,
+                    vary=compared(stored.vary, _selecting(asked.fields, stored)),
+                    current=stored.terms.policy == lane.fingerprint,
+                    standing=standing,
+                    selected=same,
+                )
+            )
+        if entry is not None and entry.terms.policy != lane.fingerprint:
+            entry = None
+        return _Look(
+            entry=entry,
+            held=entry is None and bool(left),
+            touched=touched,
+            standing=next((shown.standing for shown in reversed(lying) if shown.selected), None),
+            variant=_selecting(asked.fields, left[0]) if left else (),
+            stored=tuple(lying),
+        )
+
+    def _standing(self, stored: Entry, judged: Entry | None) -> Standing:
+        if judged is None:
+            return Standing.GONE
+        if judged.terms.distrusted:
+            return Standing.DISTRUSTED
+        # Who was judged before was changed then, so the records are what tells.
+        soft = any(soft for _, soft in self._log.touching(stored, stored.seq))
+        return Standing.STALE if soft else Standing.VALID
+
+    def _invalidation(self, look: "_Look", now: float) -> Invalidation:
+        touching = [] if look.touched is None else self._log.touching(look.touched, look.touched.seq)
+        return Invalidation(
+            trust=Trust.TRUSTED if now < self._log.trusted_until else Trust.BLIND,
+            grace=self._log.grace,
+            standing=look.standing,
+            records=tuple([Touched(kind, soft) for kind, soft in touching]),
+        )
+
+    # -- what was
+
+    def _remembered(self, shelf: str, now: float) -> Remembered:
+        return Remembered(
+            unshareable=_lately(self._flights.unshareable, shelf, now, probed=True),
+            failed=_lately(self._flights.failed, shelf, now, probed=False),
+        )
+
+    # -- what would be
+
+    def _outcome(
+        self, asked: Asked, lane: Lane, plan: Plan, look: "_Look", shelf: str, now: float
+    ) -> tuple[Upstream, Answer]:
+        stays = Upstream(lane.upstream.name, lane.upstream.host, not lane.upstream.breaker.would_admit(now), None, None)
+        match plan:
+            case Serve():
+                renews = plan.refresh and self._may_renew(plan.entry, shelf, now)
+                return stays, _served(asked, lane, plan, now, renews=renews)
+            case Refuse(status, reason):
+                return stays, Answer(Act.REFUSE, status, reason, cache_status=_told(lane, Account(reason)))
+            case Fetch():
+                failed = self._flights.failed_lately(shelf, now) if plan.base is not None else None
+                if failed is not None:
+                    stale = on_failure(plan.base, now, lost=failed is not Reason.UPSTREAM_ERROR)
+                    if stale is not None:
+                        return stays, _served(asked, lane, stale, now, renews=False)
+                return self._fetched(asked, lane, plan, look, stays, now)
+            case _:
+                assert_never(plan)
+
+    def _may_renew(self, entry: Entry, shelf: str, now: float) -> bool:
+        """As `Fill.refresh` would."""
+        until = self._flights.unshareable.until(shelf)
+        return (
+            self._flights.failed_lately(shelf, now) is None
+            and (until is None or now >= until)
+            and self._flights.joinable(shelf, entry.vary, 0.0) is None
+        )
+
+    def _fetched(
+        self, asked: Asked, lane: Lane, plan: Fetch, look: "_Look", stays: Upstream, now: float
+    ) -> tuple[Upstream, Answer]:
+        way, reason, flight, flies = Way.ALONE, plan.reason, None, asked.request.method == "GET" and plan.keep
+        if flies and plan.shared:
+            shelf = shelf_of(lane, asked.key, asked.fields)
+            until, unshareable = self._flights.unshareable.until(shelf), self._flights.unshareable.reason(shelf)
+            if until is not None and unshareable is not None and now < until:
+                reason, flies = unshareable, False
+            else:
+                flight = self._flights.joinable(shelf, look.variant, now if plan.fresh else 0.0)
+                way = Way.LEAD if flight is None else Way.JOIN if _for_all(flight) else Way.ALONE
+        upstream = replace(stays, way=way, flight=None if flight is None else _in_the_air(flight, now))
+        base = plan.base
+        if stays.breaker_open and way is not Way.JOIN:
+            return upstream, _left_alone(asked, lane, plan, now)
+        account = Account(reason, fwd=plan.fwd, collapsed=way is Way.JOIN)
+        return upstream, Answer(
+            Act.FETCH,
+            None,
+            reason,
+            plan.fwd,
+            _told(lane, account),
+            validates=flies and base is not None and not base.head.fields.keys().isdisjoint(("etag", "last-modified")),
+            stores=flies,
+            bridged=on_failure(base, now, lost=True) is not None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look-up finds. `entry` is None, too, where it was stored under another policy; `held`: there are other
+    variants; `touched` is what was selected, as it lies there; `variant` the request's values of what the newest was
+    selected on.
+    """
+
+    entry: Entry | None
+    held: bool
+    touched: Entry | None
+    standing: Standing | None
+    variant: Headers
+    stored: tuple[Lying, ...]
+
+
+def refused(given: AsRead, why: Refused) -> Explanation:
+    """A request that is refused before any route is asked."""
+    steps: list[Decision] = [replace(given, refused=why.detail)]
+    return _explanation(steps, Answer(Act.REFUSE, why.status, why.reason))
+
+
+def _explanation(steps: list[Decision], answer: Answer) -> Explanation:
+    return Explanation((*steps, answer), answer)
+
+
+def _as_read(request: Request) -> AsRead:
+    return AsRead(request.method, request.scheme, request.host, request.target, body=request.length != 0)
+
+
+def _routing(site: Site, asked: Asked) -> Routing:
+    request, tried = asked.request, []
+    # A PURGE is no route's: `read` says so before it asks any.
+    for candidate in site.routes if asked.lane is not None or request.method != "PURGE" else ():
+        tried.append(_tried(candidate, request))
+        if tried[-1].miss is None:
+            break
+    taken = route(site.routes, request.host, request.path, request.method)
+    if asked.lane is None or isinstance(taken, Unrouted):
+        return Routing(tuple(tried), None, {}, asked.allow)
+    return Routing(tuple(tried), asked.lane.route.name, dict(taken.captures), ())
+
+
+def _tried(candidate: Route, request: Request) -> Tried:
+    match = candidate.match
+    why = miss(match, request.host, request.path, request.method)
+    return Tried(candidate.name, match.host, match.path, match.methods, why)
+
+
+def _keying(asked: Asked, policy: Policy) -> Keying:
+    request, rule = asked.request, policy.key
+    pairs = request.target.partition("?")[2].split("&")
+    ignored = [pair.partition("=")[0] for pair in pairs if pair and not cache_target(f"?{pair}", rule)]
+    return Keying(
+        url=asked.url,
+        scheme=request.scheme,
+        host=request.host,
+        target=cache_target(request.target, rule),
+        ignored=tuple(ignored),
+        headers=tuple([Field(name, told(name, asked.fields.get(name))) for name in rule.headers]),
+        tags=asked.tags,
+    )
+
+
+def _eligibility(request: Request, entry: Entry | None, policy: Policy) -> Eligibility:
+    """By a plan that nothing but this is asked of: fresh or not, and whatever the client wishes."""
+    credentials = has_credentials(request.fields)
+    aside = not_for_cache(request, policy)
+    if aside is None:
+        plan = on_request(_wishing(request, None), entry, policy, 0.0, held=False, roll=_NEVER)
+        aside = plan if isinstance(plan, Fetch) and plan.reason is Reason.CREDENTIALS else None
+    if aside is None and "no-store" in wishes_of(request.fields, policy):
+        return Eligibility(may=False, reason=Reason.REQUEST_NO_STORE, credentials=credentials)
+    return Eligibility(may=aside is None, reason=None if aside is None else aside.reason, credentials=credentials)
+
+
+def _arithmetic(entry: Entry, policy: Policy, now: float) -> Arithmetic:
+    terms, left = entry.terms, entry.fresh_until - now
+    chance = 0.0
+    if policy.early_refresh > 0 and terms.fetch_seconds > 0 and left > 0:
+        chance = exp(-left / (terms.fetch_seconds * policy.early_refresh))
+    return Arithmetic(
+        age=now - entry.born,
+        lifetime=entry.fresh_until - entry.born,
+        left=left,
+        fresh=left > 0 and not terms.always_validate,
+        windows=(
+            Window(Reason.STALE_WHILE_REVALIDATE, terms.stale_window, entry.stale_until - now),
+            Window(Reason.STALE_IF_ERROR, terms.error_window, entry.error_until - now),
+            Window(Reason.STALE_IF_ERROR, terms.lost_window, entry.lost_until - now, unreachable=True),
+        ),
+        must_validate=terms.always_validate,
+        never_stale=terms.never_stale,
+        stated=terms.stated,
+        early_refresh=chance,
+    )
+
+
+def _client(request: Request, look: _Look, policy: Policy, now: float) -> Client:
+    def decided(fields: Fields) -> Reason:
+        changed = replace(request, fields=fields)
+        return on_request(changed, look.entry, policy, now, held=look.held, roll=_NEVER).reason
+
+    without = decided(_wishing(request, None).fields)
+    own = replace(policy, respect_request=True)
+    entry, wishes = look.entry, []
+    for name, argument in wishes_of(request.fields, own).items():
+        written = name if argument is None else f"{name}={argument}"
+        alone = decided(_wishing(request, written).fields)
+        limit = seconds(directives(written), name) if name in _COMPARED and argument is not None else None
+        against = None if entry is None or name not in _COMPARED else _COMPARED[name](entry, now)
+        wishes.append(Wish(written, limit, against, alone, alone is not without))
+    return Client(policy.respect_request, tuple(wishes), without)
+
+
+_COMPARED: Final[Mapping[str, Callable[[Entry, float], float]]] = {
+    "max-age": lambda entry, now: now - entry.born,
+    "min-fresh": lambda entry, now: entry.fresh_until - now,
+    "max-stale": lambda entry, now: now - entry.fresh_until,
+}
+
+
+def _wishing(request: Request, wish: str | None) -> Request:
+    """The request with this one directive, or with none."""
+    rest = {name: value for name, value in request.fields.items() if name not in ("cache-control", "pragma")}
+    return replace(request, fields=rest if wish is None else {**rest, "cache-control": wish})
+
+
+def _selecting(fields: Fields, entry: Entry) -> Headers:
+    return selecting(fields, tuple([name for name, _ in entry.vary]))
+
+
+def _lately(known: ExpiringSet, shelf: str, now: float, *, probed: bool) -> Lately | None:
+    """`probed`: when its time is over the next request finds out, and until then it is not forgotten."""
+    until, reason = known.until(shelf), known.reason(shelf)
+    if until is None or reason is None or (until <= now and not probed):
+        return None
+    return Lately(reason, max(0.0, until - now))
+
+
+def _for_all(flight: Flight) -> bool:
+    """Whether those who wait for it may have its answer, or get its error: not yet known is yes."""
+    match flight.arrival:
+        case Landed(_, _, _, shared):
+            return shared
+        case Streaming(head, _, _, draft, _, shared):
+            return shared or (draft is None and head.status >= 500)
+        case _:
+            return True
+
+
+def _in_the_air(flight: Flight, now: float) -> InTheAir:
+    sent = None if flight.asked == float("inf") else now - flight.asked
+    return InTheAir(sent, answered=flight.arrival is not None)
+
+
+def _told(lane: Lane, account: Account) -> str | None:
+    return account.cache_status() if lane.policy.enabled else None
+
+
+def _served(asked: Asked, lane: Lane, plan: Serve, now: float, *, renews: bool) -> Answer:
+    account = Account(plan.reason, ttl=plan.ttl(now))
+    return _from_entry(asked, lane, plan.entry, account, now, renews=renews)
+
+
+def _from_entry(
+    asked: Asked, lane: Lane, entry: Entry, account: Account, now: float, *, renews: bool = False
+) -> Answer:
+    return Answer(
+        Act.SERVE,
+        from_entry(asked.request, entry, b"").status,
+        account.reason,
+        account.fwd,
+        _told(lane, account),
+        age=int(max(0.0, now - entry.born)),
+        ttl=int((entry.fresh_until - now) // 1),
+        renews=renews,
+    )
+
+
+def _left_alone(asked: Asked, lane: Lane, plan: Fetch, now: float) -> Answer:
+    """The upstream's breaker is open: a stale answer, or an error."""
+    account = Account(Reason.BREAKER_OPEN, fwd=plan.fwd)
+    stale = on_failure(plan.base, now, lost=True)
+    if stale is not None:
+        return _from_entry(asked, lane, stale.entry, replace(account, reason=Reason.STALE_IF_ERROR), now)
+    return Answer(Act.REFUSE, failure_status(account.reason), account.reason, plan.fwd, _told(lane, account))
