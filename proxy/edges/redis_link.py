@@ -354,7 +354,7 @@ class Link:
             elif reply[0] == b"subscribe":
                 missing.discard(reply[1].decode())
                 if not missing:
-                    ear.on_hearing(True)
+                    ear.on_hearing(True)  # noqa: FBT003 - the one thing that it says
 
         def leave() -> None:
             if ear.key is not None and ear.where() is None:
@@ -375,7 +375,7 @@ class Link:
             own.close()
             self.on_lost.remove(leave)
             if not missing:
-                ear.on_hearing(False)
+                ear.on_hearing(False)  # noqa: FBT003 - likewise
         if refusal:
             raise Unreachable(refusal[0])
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,9 +17,8 @@ from tests.benchmarks import floor, nginx, upstream
 from tests.benchmarks.cases import Case, Subject
 from tests.benchmarks.load import Failed
 from tests.benchmarks.machine import Machine
-from tests.benchmarks.wire import ask
+from tests.benchmarks.wire import HOST, ask
 from tests.e2e.process import ROOT, free_port
-from tests.redis_servers import single
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,40 @@ def started(subject: Subject, case: Case, machine: Machine, directory: Path, api
         with _alone(subject, case, machine, directory, api) as server:
             yield server
         return
-    with single() as redis:  # on the core of the load, as everything that is not moved
-        behind = replace(subject, config={**subject.config, "redis": {"url": redis.url}})
+    with _redis(directory) as (port, pid):
+        behind = replace(subject, config={**subject.config, "redis": {"url": f"redis://{HOST}:{port}/0"}})
         with _alone(behind, case, machine, directory, api) as server:
-            yield replace(server, subject=subject, besides=(int(redis.info("server")["process_id"]),))
+            yield replace(server, subject=subject, besides=(pid,))
+
+
+@contextmanager
+def _redis(directory: Path) -> Iterator[tuple[int, int]]:
+    """Its port and process, on the core of the load, as everything that is not moved. It keeps nothing."""
+    binary = shutil.which("redis-server") or shutil.which("valkey-server")
+    if binary is None:
+        raise Failed("redis-server not found: apt-get install redis-server")
+    port = free_port()
+    with (directory / "redis.log").open("wb") as log:
+        command = [binary, "--port", str(port), "--bind", HOST, "--save", "", "--dir", str(directory)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 20
+        while not _listens(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"redis-server did not start:\n{(directory / 'redis.log').read_text()[-4000:]}")
+            time.sleep(0.02)
+        yield port, process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

@@ -91,7 +91,7 @@ class Peer:
 
     def sync(self) -> None:
         """Ask until there is nothing more to say."""
-        for _ in range(10):
+        for _ in range(100):
             if self.take(self.ask()):
                 return
         raise AssertionError("it never catches up")

@@ -133,6 +133,16 @@ class Network(RuleBasedStateMachine):
             for other in self.nodes.values():
                 other.inbox.append(message)
 
+    @rule(
+        name=st.sampled_from(NAMES), whats=st.sampled_from([["x"], ["x", "y", "y", "y", "y"]]), replicated=st.booleans()
+    )
+    def miss(self, name: str, whats: list[str], replicated: bool) -> None:
+        """Everybody holds something, and hears nothing of its purge."""
+        self.fetch("abc")
+        self.purge(name, whats, answered=True, replicated=replicated)
+        for node in self.nodes.values():
+            node.inbox.clear()
+
     # -- the network
 
     @precondition(lambda self: any(node.inbox for node in self.nodes.values()))
