@@ -12,7 +12,7 @@ COMPILE := .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-
 	--generate-hashes --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench bench-million bench-eviction format lock clean redis-server
+.PHONY: help run test check bench bench-million bench-eviction format lock clean redis-server faketime
 .DELETE_ON_ERROR:
 
 help:
@@ -33,7 +33,7 @@ else
 	@$(BIN)/readthrough serve --upstream '$(UPSTREAM)' --listen '$(LISTEN)' --admin '$(ADMIN)'
 endif
 
-test: .venv/installed-dev .venv/installed-node redis-server
+test: .venv/installed-dev .venv/installed-node redis-server faketime
 	$(BIN)/pytest $(ARGS)
 
 check: .venv/installed-dev
@@ -89,6 +89,12 @@ redis-server:
 		|| ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] \
 		|| { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
 			apt-get install -qq -y --no-install-recommends redis-server >/dev/null; } || true
+
+# Likewise what gives a process a wrong clock.
+faketime: redis-server
+	@command -v faketime >/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] \
+		|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -qq -y --no-install-recommends faketime >/dev/null; } || true
 
 # The conformance suite needs Node 18 or newer with npm; where the machine has none, a package carries one.
 .venv/installed-node: .venv/installed requirements-node.lock

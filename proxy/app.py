@@ -19,6 +19,9 @@ from urllib.parse import urlsplit
 import uvloop
 
 from proxy.admin.access import Access
+from proxy.admin.config import Config
+from proxy.admin.entries import Entries
+from proxy.admin.explain import Explain
 from proxy.admin.invalidations import Invalidations
 from proxy.admin.server import AdminServer
 from proxy.admin.throttle import Throttle
@@ -34,13 +37,14 @@ from proxy.flow.answers import Answers
 from proxy.flow.background import Background
 from proxy.flow.breaker import Breaker
 from proxy.flow.exchange import Exchange
+from proxy.flow.explain import Explainer
 from proxy.flow.fill import Fill
 from proxy.flow.flights import FlightMemory, Flights
 from proxy.flow.heads import Heads
 from proxy.flow.site import Lane, Site, Upstream
 from proxy.rules.message import Reason
 from proxy.rules.routes import Route
-from proxy.settings import ConfigError, ServerTls, Settings
+from proxy.settings import ConfigError, ServerTls, Settings, effective
 from proxy.settings import Upstream as UpstreamSettings
 
 _log = logging.getLogger("readthrough")
@@ -131,11 +135,20 @@ class App:
         )
         self.listener = Listener(self.shared)
         self._serving = False
+        shared = fleet.store is not None
+        explainer = Explainer(
+            lambda: self.exchange.site, self.memory, self.log, self.flights, self.clock.now, shared=shared
+        )
         self.admin = AdminServer(
             lambda: self._serving,
             access=self._access,
             components=fleet.state,
-            parts=[Invalidations(fleet.told, lambda: self.exchange.site, Throttle(self.clock.now))],
+            parts=[
+                Invalidations(fleet.told, lambda: self.exchange.site, Throttle(self.clock.now)),
+                Explain(explainer, lambda: self.settings.limits),
+                Entries(explainer, lambda: self.exchange.site, lambda: self.settings.limits),
+                Config(lambda: effective(self.settings)),
+            ],
         )
         self._tls_watch: asyncio.TimerHandle | None = None
 
@@ -289,6 +302,7 @@ def settled(fresh: Settings, running: Settings) -> Settings:
         redis=running.redis,
         access_log=running.access_log,
         limits=replace(fresh.limits, flight_memory=running.limits.flight_memory),
+        varied=fresh.varied | running.varied,
     )
 
 

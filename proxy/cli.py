@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from proxy.admin.durations import seconds
 
 if TYPE_CHECKING:
+    from proxy.admin.client import Instance
     from proxy.settings import Settings
 
 _WAIT: Final = "2s"
@@ -25,10 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code. Raises SystemExit(2) where the arguments are wrong."""
     parser = _parser()
     given = sys.argv[1:] if argv is None else argv
-    if given and given[0] in ("explain", "stats"):
+    if given and given[0] == "stats":
         parser.error(f"{given[0]} is not available yet in this release")
     args = parser.parse_args(given)
     match args.command:
+        case "explain":
+            return _explain(args)
         case "purge":
             return _purge(args)
         case "version":
@@ -54,9 +57,28 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("-c", "--config", metavar="FILE", required=True, help="YAML configuration")
 
     commands.add_parser("schema", help="print the JSON Schema of the configuration", allow_abbrev=False)
+    _add_explain(commands)
     _add_purge(commands)
     commands.add_parser("version", help="print the version", allow_abbrev=False)
     return parser
+
+
+def _add_explain(commands: Any) -> None:  # noqa: ANN401 - argparse does not name this type
+    explain = commands.add_parser(
+        "explain",
+        help="say how a request would be answered, and why",
+        description="Say how a request would be answered, and why. It is not made: nothing is fetched or stored.",
+        epilog="Exit codes: 0 explained, 1 failed, 2 wrong input.",
+        allow_abbrev=False,
+    )
+    explain.add_argument("url", metavar="URL", help="what would be asked for, with scheme and host")
+    explain.add_argument("-X", "--method", metavar="METHOD", default="GET", help="GET unless another is named")
+    explain.add_argument(
+        "-H", "--header", metavar="'Name: value'", action="append", default=[], help="of the request; may be repeated"
+    )
+    explain.add_argument("--json", action="store_true", help="print the data instead of a page")
+    _add_instance(explain)
+    explain.set_defaults(error=explain.error)
 
 
 def _add_purge(commands: Any) -> None:  # noqa: ANN401 - argparse does not name this type
@@ -151,8 +173,51 @@ def _check(config: str) -> int:
     return 0
 
 
+def _explain(args: argparse.Namespace) -> int:
+    from proxy.admin.client import Unanswered  # noqa: PLC0415 - the others start faster without
+    from proxy.admin.page import render  # noqa: PLC0415 - likewise
+
+    error: Callable[[str], NoReturn] = args.error
+    headers = [header.partition(":") for header in args.header]
+    if wrong := next((name for name, colon, _ in headers if not colon), None):
+        error(f"-H: {wrong!r} is no header; write 'Name: value'")
+    members = {"method": args.method, "url": args.url, "headers": [[name, value.strip()] for name, _, value in headers]}
+    instance = _instance(args)
+    try:
+        answer = instance.post("/explain", members, 0.0)
+    except Unanswered as silence:
+        _complain([f"not explained: {silence}"])
+        return 1
+    if answer.status != 200:
+        _complain([f"not explained: {instance} says {answer.status}: {_detail(answer.members)}"])
+        _complain(_mistakes(answer.members))
+        return 2 if answer.status in (400, 413) else 1
+    if not isinstance(answer.members.get("steps"), list):
+        _complain([f"not explained: {instance} does not answer as an admin listener does"])
+        return 1
+    if args.json:
+        print(json.dumps(answer.members, indent=2))
+    else:
+        print("\n".join(render(answer.members, bold=sys.stdout.isatty())))
+    return 0
+
+
+def _instance(args: argparse.Namespace) -> "Instance":
+    """The running one that is meant."""
+    from proxy.admin.client import DEFAULT, Instance  # noqa: PLC0415 - the others start faster without
+
+    try:
+        return Instance.at(
+            args.admin or os.environ.get("READTHROUGH_ADMIN") or DEFAULT,
+            args.token or os.environ.get("READTHROUGH_TOKEN") or None,
+        )
+    except ValueError as wrong:
+        error: Callable[[str], NoReturn] = args.error
+        error(f"the admin listener: {wrong}")
+
+
 def _purge(args: argparse.Namespace) -> int:
-    from proxy.admin.client import DEFAULT, Instance, Unanswered  # noqa: PLC0415 - the others start faster without
+    from proxy.admin.client import Unanswered  # noqa: PLC0415 - the others start faster without
 
     error: Callable[[str], NoReturn] = args.error
     lists = {"urls": args.url, "prefixes": args.prefix, "tags": args.tag, "hosts": args.host}
@@ -164,13 +229,7 @@ def _purge(args: argparse.Namespace) -> int:
     wait = seconds(args.wait)
     if wait is None:
         error(f"--wait: {args.wait!r} is not a duration; write 250ms or 2s")
-    try:
-        instance = Instance.at(
-            args.admin or os.environ.get("READTHROUGH_ADMIN") or DEFAULT,
-            args.token or os.environ.get("READTHROUGH_TOKEN") or None,
-        )
-    except ValueError as wrong:
-        error(f"the admin listener: {wrong}")
+    instance = _instance(args)
     try:
         answer = instance.post(f"/invalidate?wait={args.wait}", {**members, "soft": args.soft}, min(wait, _WAITS))
     except Unanswered as silence:
@@ -187,9 +246,13 @@ def _purge(args: argparse.Namespace) -> int:
             _complain([f"accepted: {_plain(answer.members.get('id'))}, {_missing(answer.members)}"])
             return 3
         case status:
-            _complain([f"not purged: {instance} says {status}: {_plain(answer.members.get('detail', 'nothing more'))}"])
+            _complain([f"not purged: {instance} says {status}: {_detail(answer.members)}"])
             _complain(_mistakes(answer.members))
             return 2 if status in (400, 413) else 1
+
+
+def _detail(members: Mapping[str, Any]) -> str:
+    return _plain(members.get("detail", "nothing more"))
 
 
 def _everywhere(members: Mapping[str, Any]) -> str:
@@ -215,8 +278,9 @@ def _mistakes(members: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _plain(text: object) -> str:
-    """What somebody else has said, without anything that a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))
+    from proxy.admin.page import plain  # noqa: PLC0415 - the others start faster without
+
+    return plain(text)
 
 
 def _version() -> int:

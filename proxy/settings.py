@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from proxy.certificates import server_context, upstream_context
+from proxy.config import effective as told
 from proxy.config.document import ConfigError, Problem, Reading
 from proxy.config.kinds import BAD, Choice, File, Key, Leaf, ListOf, MapOf, OrOff, Section, Wrong, attempt
 from proxy.config.routing import CACHE, ROUTE, build_route, check_routes, unreachable
@@ -33,7 +34,18 @@ from proxy.rules.limits import Limits
 from proxy.rules.policy import Policy
 from proxy.rules.routes import Match, Route
 
-__all__ = ["Address", "ConfigError", "Problem", "Settings", "check", "from_upstream", "json_schema", "load", "override"]
+__all__ = [
+    "Address",
+    "ConfigError",
+    "Problem",
+    "Settings",
+    "check",
+    "effective",
+    "from_upstream",
+    "json_schema",
+    "load",
+    "override",
+]
 
 
 _DEFAULT_MEMORY: Final = 256 << 20
@@ -113,7 +125,7 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All of it. Every route's upstream is in `upstreams`."""
+    """All of it. Every route's upstream is in `upstreams`. `varied` are the secrets that came from variables."""
 
     upstreams: Mapping[str, Upstream]
     routes: tuple[Route, ...]
@@ -127,6 +139,7 @@ class Settings:
     memory_max_size: int = _DEFAULT_MEMORY
     redis: Redis | None = None
     workers: int = 1
+    varied: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 _TIME: Final = duration()
@@ -285,7 +298,7 @@ def check(path: Path, environ: Mapping[str, str]) -> tuple[Settings, tuple[Probl
         _check_upstreams(values, reading)
     if reading.problems or values is BAD:
         raise ConfigError(tuple(sorted(reading.problems, key=lambda problem: problem.line)))
-    settings = _build(values)
+    settings = replace(_build(values), varied=frozenset(reading.varied))
     return settings, tuple(sorted(_warnings(settings, reading), key=lambda problem: problem.line))
 
 
@@ -322,6 +335,11 @@ def json_schema() -> dict[str, Any]:
         "title": "Readthrough configuration",
         **_ROOT.schema(),
     }
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """The configuration as it works, in its own words: defaults filled in, secrets left out."""
+    return told.effective(_ROOT, settings, settings.varied)
 
 
 def _clashes(listen: Address, admin: Admin) -> Iterator[tuple[str, str]]:

@@ -157,7 +157,6 @@ class Supervisor:
         self._kill_timer: asyncio.TimerHandle | None = None
         self.admin = CrewAdmin(
             self._members,
-            len(self._slots),
             serving=lambda: self._complete.is_set() and not self._stopping.asked.is_set(),
             access=self._access,
         )

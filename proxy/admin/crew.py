@@ -43,17 +43,16 @@ class _Answer:
 
 
 class CrewAdmin:
-    """`members` are those that run now, of `size` that should; `serving` is false while it starts and stops."""
+    """`members` are those that run now; `serving` is false while it starts and stops."""
 
     def __init__(
         self,
         members: Callable[[], Sequence[Member]],
-        size: int,
         *,
         serving: Callable[[], bool],
         access: Callable[[], Access],
     ) -> None:
-        self._members, self._size, self._serving, self._access = members, size, serving, access
+        self._members, self._serving, self._access = members, serving, access
         self._runner: web.ServerRunner | None = None
         self._turn = 0
 
@@ -82,7 +81,8 @@ class CrewAdmin:
 
     async def _readiness(self, question: "_Question") -> web.Response:
         told = await self._ask_all(question, _READY_WITHIN)
-        ready = self._serving() and len(told) == self._size and all(answer.status == 200 for _, answer in told)
+        # While one is replaced the others serve: to take all of them out would only add to the trouble.
+        ready = self._serving() and any(answer.status == 200 for _, answer in told)
         members = {"status": "ready" if ready else "not ready", "workers": _listed(told)}
         return json_answer(members, status=200 if ready else 503)
 

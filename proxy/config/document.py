@@ -68,13 +68,14 @@ class Scalar:
 class Reading:
     """One pass over one file: the variables it may use, where its values stand and what is wrong with it."""
 
-    __slots__ = ("_file", "_lines", "_shown", "base", "environ", "problems")
+    __slots__ = ("_file", "_lines", "_shown", "base", "environ", "problems", "varied")
 
     def __init__(self, path: Path, environ: Mapping[str, str]) -> None:
         self._file = str(path)
         self.base = path.parent  # relative file names in the file start here
         self.environ = environ
         self.problems: list[Problem] = []
+        self.varied: set[str] = set()  # secrets of which a part, or all, came from a variable
         self._lines: dict[str, int] = {}
         self._shown: dict[str, str] = {}
 
@@ -171,6 +172,8 @@ class Reading:
             raise Reported
         shown = f"the value of {' and '.join(f'${{{name}}}' for name in names)}" if names else _clipped(text)
         self._shown[at] = shown = "the value" if secret else shown
+        if secret and names:
+            self.varied.add(text)
         return Scalar(text, shown, secret or bool(names))
 
     def pairs(self, node: yaml.Node, at: str) -> Iterator[tuple[yaml.ScalarNode, yaml.Node, int]]:

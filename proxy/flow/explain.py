@@ -4,66 +4,51 @@ Nothing is fetched, stored, charged or counted, and nothing is asked of other in
 effect its question is asked without; tests/flow/test_explain.py holds the answers to what then really happens.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import exp
-from typing import Final, assert_never
+from typing import assert_never
 
 from proxy.flow.expiring import ExpiringSet
 from proxy.flow.explanation import (
     Act,
     Answer,
-    Arithmetic,
     AsRead,
-    Client,
     Decision,
-    Eligibility,
     Explanation,
     Field,
     InTheAir,
     Invalidation,
-    Keying,
     Lately,
     Lying,
     Remembered,
-    Routing,
     Standing,
+    Stored,
     Touched,
-    Tried,
     Trust,
     Upstream,
     Variants,
     Way,
-    Window,
-    Wish,
     compared,
     told,
 )
 from proxy.flow.flights import Flight, Flights, Landed, Streaming
 from proxy.flow.invalidation import InvalidationLog
-from proxy.flow.ports import Shelves
+from proxy.flow.ports import Shelves, Variant
 from proxy.flow.site import Asked, Lane, Site, read, shelf_of, unrouted
-from proxy.rules.fields import directives, seconds, selecting, selects
-from proxy.rules.keys import cache_target
+from proxy.flow.steps import NEVER, arithmetic, as_read, client, eligibility, keying, routing, windows
+from proxy.rules.fields import selecting, selects
 from proxy.rules.lookup import (
     Fetch,
     Plan,
     Refuse,
     Serve,
-    has_credentials,
-    not_for_cache,
     on_failure,
     on_request,
-    wishes_of,
 )
 from proxy.rules.message import Entry, Fields, Headers, Reason, Request
-from proxy.rules.policy import Policy
 from proxy.rules.report import Account, failure_status
 from proxy.rules.respond import from_entry
-from proxy.rules.routes import Route, Unrouted, miss, route
 from proxy.rules.wire import Refused
-
-_NEVER: Final = 1.0  # the roll with which no early refresh begins: it changes no answer
 
 
 class Explainer:
@@ -86,28 +71,62 @@ class Explainer:
         """The decisions about a request that comes now."""
         site, now = self._site(), self._now()
         asked = read(site, request)
-        steps: list[Decision] = [_as_read(request), _routing(site, asked)]
+        steps: list[Decision] = [as_read(request), routing(site, asked)]
         lane = asked.lane
         if lane is None:
             status, reason = unrouted(asked)
             return _explanation(steps, Answer(Act.REFUSE, status, reason))
-        steps.append(_keying(asked, lane.policy))
+        steps.append(keying(asked, lane.policy))
         look = self._look(asked, lane, now)
-        plan = on_request(request, look.entry, lane.policy, now, held=look.held, roll=_NEVER)
-        steps.append(_eligibility(request, look.entry, lane.policy))
+        plan = on_request(request, look.entry, lane.policy, now, held=look.held, roll=NEVER)
+        steps.append(eligibility(request, look.entry, lane.policy))
         if lane.policy.enabled:
             steps.append(Variants(look.stored, memory_only=self._shared))
             steps.append(self._invalidation(look, now))
             if look.entry is not None:
-                steps.append(_arithmetic(look.entry, lane.policy, now))
-            steps.append(_client(request, look, lane.policy, now))
+                steps.append(arithmetic(look.entry, lane.policy, now))
+            steps.append(client(request, look.entry, lane.policy, now, held=look.held))
         shelf = shelf_of(lane, asked.key, asked.fields)
         steps.append(self._remembered(shelf, now))
         upstream, answer = self._outcome(asked, lane, plan, look, shelf, now)
         steps.append(upstream)
         return _explanation(steps, answer)
 
+    def stored(self, request: Request) -> tuple[Stored, ...]:
+        """All that is stored where the request would look, the newest first; nothing where no route takes it."""
+        asked, now = read(self._site(), request), self._now()
+        lane = asked.lane
+        found = () if lane is None else self._store.variants(asked.key)
+        return tuple([self._shown(variant, lane, now) for variant in found if lane is not None])
+
     # -- what is stored
+
+    def _shown(self, variant: Variant, lane: Lane, now: float) -> Stored:
+        entry = variant.entry
+        judged = self._log.judge(entry, variant.checked)
+        standing = self._standing(entry, judged)
+        if judged is not None:
+            vouched = judged if now < self._log.trusted_until else self._log.vouched(judged, now)
+            standing = self._standing(judged, vouched) if standing is Standing.VALID else standing
+            entry = vouched or judged
+        keyed = [line.partition("=") for line in entry.key.split("\n")[1:]]
+        return Stored(
+            url=entry.url,
+            headers=tuple([Field(name, told(name, value)) for name, _, value in keyed]),
+            vary=tuple([Field(name, told(name, value)) for name, value in entry.vary]),
+            status=entry.head.status,
+            length=entry.length,
+            age=now - entry.born,
+            left=entry.fresh_until - now,
+            windows=windows(entry, now),
+            arrived=now - entry.stored_at,
+            tags=entry.tags,
+            policy=entry.terms.policy,
+            route=lane.route.name,
+            current=entry.terms.policy == lane.fingerprint,
+            standing=standing,
+            asked=variant.asked,
+        )
 
     def _look(self, asked: Asked, lane: Lane, now: float) -> "_Look":
         """As `Store.find` and `Store.holds` would: what they would remove is `GONE`."""
@@ -258,109 +277,7 @@ def refused(given: AsRead, why: Refused) -> Explanation:
 
 
 def _explanation(steps: list[Decision], answer: Answer) -> Explanation:
-    return Explanation((*steps, answer), answer)
-
-
-def _as_read(request: Request) -> AsRead:
-    return AsRead(request.method, request.scheme, request.host, request.target, body=request.length != 0)
-
-
-def _routing(site: Site, asked: Asked) -> Routing:
-    request, tried = asked.request, []
-    # A PURGE is no route's: `read` says so before it asks any.
-    for candidate in site.routes if asked.lane is not None or request.method != "PURGE" else ():
-        tried.append(_tried(candidate, request))
-        if tried[-1].miss is None:
-            break
-    taken = route(site.routes, request.host, request.path, request.method)
-    if asked.lane is None or isinstance(taken, Unrouted):
-        return Routing(tuple(tried), None, {}, asked.allow)
-    return Routing(tuple(tried), asked.lane.route.name, dict(taken.captures), ())
-
-
-def _tried(candidate: Route, request: Request) -> Tried:
-    match = candidate.match
-    why = miss(match, request.host, request.path, request.method)
-    return Tried(candidate.name, match.host, match.path, match.methods, why)
-
-
-def _keying(asked: Asked, policy: Policy) -> Keying:
-    request, rule = asked.request, policy.key
-    pairs = request.target.partition("?")[2].split("&")
-    ignored = [pair.partition("=")[0] for pair in pairs if pair and not cache_target(f"?{pair}", rule)]
-    return Keying(
-        url=asked.url,
-        scheme=request.scheme,
-        host=request.host,
-        target=cache_target(request.target, rule),
-        ignored=tuple(ignored),
-        headers=tuple([Field(name, told(name, asked.fields.get(name))) for name in rule.headers]),
-        tags=asked.tags,
-    )
-
-
-def _eligibility(request: Request, entry: Entry | None, policy: Policy) -> Eligibility:
-    """By a plan that nothing but this is asked of: fresh or not, and whatever the client wishes."""
-    credentials = has_credentials(request.fields)
-    aside = not_for_cache(request, policy)
-    if aside is None:
-        plan = on_request(_wishing(request, None), entry, policy, 0.0, held=False, roll=_NEVER)
-        aside = plan if isinstance(plan, Fetch) and plan.reason is Reason.CREDENTIALS else None
-    if aside is None and "no-store" in wishes_of(request.fields, policy):
-        return Eligibility(may=False, reason=Reason.REQUEST_NO_STORE, credentials=credentials)
-    return Eligibility(may=aside is None, reason=None if aside is None else aside.reason, credentials=credentials)
-
-
-def _arithmetic(entry: Entry, policy: Policy, now: float) -> Arithmetic:
-    terms, left = entry.terms, entry.fresh_until - now
-    chance = 0.0
-    if policy.early_refresh > 0 and terms.fetch_seconds > 0 and left > 0:
-        chance = exp(-left / (terms.fetch_seconds * policy.early_refresh))
-    return Arithmetic(
-        age=now - entry.born,
-        lifetime=entry.fresh_until - entry.born,
-        left=left,
-        fresh=left > 0 and not terms.always_validate,
-        windows=(
-            Window(Reason.STALE_WHILE_REVALIDATE, terms.stale_window, entry.stale_until - now),
-            Window(Reason.STALE_IF_ERROR, terms.error_window, entry.error_until - now),
-            Window(Reason.STALE_IF_ERROR, terms.lost_window, entry.lost_until - now, unreachable=True),
-        ),
-        must_validate=terms.always_validate,
-        never_stale=terms.never_stale,
-        stated=terms.stated,
-        early_refresh=chance,
-    )
-
-
-def _client(request: Request, look: _Look, policy: Policy, now: float) -> Client:
-    def decided(fields: Fields) -> Reason:
-        changed = replace(request, fields=fields)
-        return on_request(changed, look.entry, policy, now, held=look.held, roll=_NEVER).reason
-
-    without = decided(_wishing(request, None).fields)
-    own = replace(policy, respect_request=True)
-    entry, wishes = look.entry, []
-    for name, argument in wishes_of(request.fields, own).items():
-        written = name if argument is None else f"{name}={argument}"
-        alone = decided(_wishing(request, written).fields)
-        limit = seconds(directives(written), name) if name in _COMPARED and argument is not None else None
-        against = None if entry is None or name not in _COMPARED else _COMPARED[name](entry, now)
-        wishes.append(Wish(written, limit, against, alone, alone is not without))
-    return Client(policy.respect_request, tuple(wishes), without)
-
-
-_COMPARED: Final[Mapping[str, Callable[[Entry, float], float]]] = {
-    "max-age": lambda entry, now: now - entry.born,
-    "min-fresh": lambda entry, now: entry.fresh_until - now,
-    "max-stale": lambda entry, now: now - entry.fresh_until,
-}
-
-
-def _wishing(request: Request, wish: str | None) -> Request:
-    """The request with this one directive, or with none."""
-    rest = {name: value for name, value in request.fields.items() if name not in ("cache-control", "pragma")}
-    return replace(request, fields=rest if wish is None else {**rest, "cache-control": wish})
+    return Explanation(tuple(steps), answer)
 
 
 def _selecting(fields: Fields, entry: Entry) -> Headers:

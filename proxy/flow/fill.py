@@ -74,8 +74,7 @@ class Fill:
         base = plan.base
         # What must be validated for every request says nothing to the next one: nobody waits for another's.
         validated = base is not None and base.terms.always_validate and not base.terms.distrusted
-        blind = self._clock.now() >= self._log.trusted_until  # nothing that others have stored could be judged
-        if self._shared is None or plan.fresh or validated or blind:
+        if self._shared is None or plan.fresh or validated or self._blind():
             return Apart()
         wanted = Wanted(
             key=visit.key,
@@ -88,13 +87,26 @@ class Fill:
             known=base.stored_at if base is not None else float("-inf"),
         )
         claim = await self._shared.claim(wanted, visit.lane.upstream.timeout)
-        if isinstance(claim, Alone):
-            self._note_unshareable(visit, base, claim.reason)
-        elif isinstance(claim, Broken):
-            self._note_failure(visit, claim.reason)
-        elif isinstance(claim, Found):
-            self._store.put(claim.entry)
+        match claim:
+            case Found(entry):
+                if self._blind():  # this process may have stood still meanwhile
+                    return Apart()
+                self._store.put(entry)
+            case Lead(lease, _) if self._blind():
+                return Lead(lease, None)
+            case Alone(reason):
+                if base is not None and reason not in _ASKERS_OWN:
+                    self._store.discard(base)  # from the shared store it is gone: whoever said so has seen to that
+                self._flights.unshareable.add(visit.shelf, self._clock.now() + UNSHAREABLE_SECONDS, reason)
+            case Broken(reason):
+                self._note_failure(visit, reason)
+            case _:
+                pass
         return claim
+
+    def _blind(self) -> bool:
+        """Whether nothing that others have stored can be judged."""
+        return self._clock.now() >= self._log.trusted_until
 
     def open(self, visit: Visit, base: Entry | None, variant: Headers | None, lease: Lease | None = None) -> Flight:
         """Send a flight off. With a `variant` others may find it; None keeps it private. Who holds the `lease`
@@ -220,6 +232,8 @@ class Fill:
                 elif answer.head.status < 400 or answer.head.status in _OF_THE_RESOURCE:
                     self._note_unshareable(visit, base, reason)
                     self._give_up(lease, Alone(reason))
+                else:
+                    self._give_up(lease, Apart())  # before the body, which goes at its readers' pace
                 streaming = Streaming(answer.head, answer.length, answer.close_delimited, None, reason, shared)
             case admit.Store(draft):
                 self._flights.unshareable.discard(visit.shelf)
@@ -240,6 +254,18 @@ class Fill:
         lease: Lease | None,
     ) -> None:
         policy = visit.lane.policy
+
+        def let_go() -> None:
+            """Nothing will be stored; those who wait elsewhere need not wait for this flight's readers."""
+            if draft is None:
+                return
+            if flight.size > policy.max_object_size:
+                self._note_unshareable(visit, base, Reason.TOO_LARGE)
+                self._give_up(lease, Alone(Reason.TOO_LARGE))
+            else:
+                self._give_up(lease, Apart())
+
+        flight.on_let_go = let_go
         try:
             async for chunk in answer.chunks():
                 if not await flight.push(chunk, policy.max_object_size):
@@ -252,9 +278,6 @@ class Fill:
         if draft is not None and flight.kept:
             wall = self._clock.wall() - (self._clock.now() - draft.stored_at)  # when its head came
             self._keep(complete(draft, answer.head, flight.chunks, wall, policy), flight.asked, lease)
-        elif draft is not None and flight.size > policy.max_object_size:
-            self._note_unshareable(visit, base, Reason.TOO_LARGE)
-            self._give_up(lease, Alone(Reason.TOO_LARGE))
         flight.end()
 
     def _note_failure(self, visit: Visit, reason: Reason) -> None:

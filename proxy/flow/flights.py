@@ -6,6 +6,7 @@ fetch goes at the pace of its slowest reader.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,6 +81,7 @@ class Flight:
     """
 
     task: asyncio.Task[None]
+    on_let_go: Callable[[], None] | None = None  # told when its chunks are no longer all kept
 
     def __init__(self, url: str, host: str, tags: tuple[str, ...], log: InvalidationLog, memory: FlightMemory) -> None:
         self.url, self.host, self.tags = url, host, tags
@@ -192,6 +194,8 @@ class Flight:
     def _let_go(self) -> None:
         self._kept = False
         self._trim()
+        if self.on_let_go is not None:
+            self.on_let_go()
 
     def _trim(self) -> None:
         if self._kept:

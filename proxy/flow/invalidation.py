@@ -183,7 +183,7 @@ class InvalidationLog:
         return entry if soft is None else soften(entry, soft)
 
     def touching(self, subject: Subject, since: int) -> list[tuple[Kind, bool]]:
-        """What kinds of record behind a position touch the subject, and whether they were soft: for whoever asks why."""
+        """The kinds of records behind a position that touch the subject, and whether they were soft."""
         marks = [(kind, self._marks.get((kind, short(value)))) for kind, value in self._names(subject)]
         return [(kind, m.hard <= since) for kind, m in marks if m is not None and max(m.hard, m.soft) > since]
 

@@ -58,6 +58,8 @@ class Relay:
                     plan = again
                     if isinstance(claim, Alone):
                         break
+                    if not plan.shared:  # what was found says that this is for its asker alone
+                        variant = None
                     # Others were woken with us, and one of them may have taken off.
                     flight = None if variant is None else self._flights.joinable(visit.shelf, variant, since)
             if flight is None:

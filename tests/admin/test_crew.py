@@ -77,7 +77,7 @@ async def crew(directory: Path, token: str | None = None) -> AsyncIterator[Crew]
         await worker.server.listen_at(worker.socket)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
         made = Crew(workers, port, session, [*workers])
-        server = CrewAdmin(made.members, 3, serving=lambda: made.serving, access=lambda: access)
+        server = CrewAdmin(made.members, serving=lambda: made.serving, access=lambda: access)
         await server.listen("127.0.0.1", port)
         try:
             yield made
@@ -87,7 +87,7 @@ async def crew(directory: Path, token: str | None = None) -> AsyncIterator[Crew]
                 await worker.server.close()
 
 
-async def test_it_is_ready_when_every_process_is(tmp_path: Path) -> None:
+async def test_it_is_ready_and_names_every_process(tmp_path: Path) -> None:
     async with crew(tmp_path) as here:
         status, said, _ = await here.ask("/readyz")
         assert (status, said["status"]) == (200, "ready")
@@ -107,12 +107,29 @@ def _one_has_just_died(here: Crew) -> None:
     here.workers[0].socket.unlink()
 
 
+@pytest.mark.parametrize("trouble", [_one_is_not, _one_is_missing, _one_has_just_died])
+async def test_it_stays_ready_while_one_is_replaced(tmp_path: Path, trouble: Callable[[Crew], None]) -> None:
+    async with crew(tmp_path) as here:
+        trouble(here)
+        status, said, _ = await here.ask("/readyz")
+        assert (status, said["status"]) == (200, "ready")
+
+
+def _none_is(here: Crew) -> None:
+    for worker in here.workers:
+        worker.ready = False
+
+
+def _none_is_there(here: Crew) -> None:
+    here.present.clear()
+
+
 def _all_are_stopping(here: Crew) -> None:
     here.serving = False
 
 
-@pytest.mark.parametrize("trouble", [_one_is_not, _one_is_missing, _one_has_just_died, _all_are_stopping])
-async def test_it_is_not_ready_while_one_is_not_but_alive(tmp_path: Path, trouble: Callable[[Crew], None]) -> None:
+@pytest.mark.parametrize("trouble", [_none_is, _none_is_there, _all_are_stopping])
+async def test_it_is_not_ready_where_nobody_is_but_alive(tmp_path: Path, trouble: Callable[[Crew], None]) -> None:
     async with crew(tmp_path) as here:
         trouble(here)
         status, said, _ = await here.ask("/readyz")

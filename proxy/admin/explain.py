@@ -1,0 +1,87 @@
+"""`POST /explain`: why a request would be answered as it would be. A dry run."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from proxy.admin.asking import Described, header_mistakes, split_url
+from proxy.admin.listener import Handler, body_of
+from proxy.admin.problems import Mistake, Refusal, Trouble
+from proxy.flow.explain import Explainer, refused
+from proxy.flow.explanation import AsRead
+from proxy.rules.limits import Limits
+from proxy.rules.wire import Refused
+
+_MEMBERS: Final = ("method", "url", "headers")
+_SHOWN: Final = 80  # characters of a member that is not known
+
+
+class Explain:
+    """Runs the rules of a request without one. `limits` are those of the data listener, as they are now."""
+
+    def __init__(self, explainer: Explainer, limits: Callable[[], Limits]) -> None:
+        self._explainer, self._limits = explainer, limits
+
+    @property
+    def routes(self) -> Mapping[str, Mapping[str, Handler]]:
+        """What this answers: see `AdminServer`."""
+        return {"/explain": {"POST": self._explain}}
+
+    async def _explain(self, request: web.BaseRequest) -> web.Response:
+        described = _described(await body_of(request))
+        try:
+            explanation = self._explainer.explain(described.request(self._limits()))
+        except Refused as why:
+            given = AsRead(described.method, described.scheme, described.authority, described.target)
+            explanation = refused(given, why)
+        return web.Response(body=orjson.dumps(explanation), content_type="application/json")
+
+
+def _described(raw: bytes) -> Described:
+    """The request that a body describes. Raises Refusal with every mistake."""
+    try:
+        body: Any = json.loads(raw)
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        raise _wrong([Mistake("body", "is not a JSON object", 'write {"url": "https://host/path"}')])
+    instead = f"write {', '.join(_MEMBERS)}"
+    mistakes = [Mistake(ascii(name[:_SHOWN]), "is not known here", instead) for name in body if name not in _MEMBERS]
+    method, url = body.get("method", "GET"), body.get("url")
+    if not isinstance(method, str) or not method.isascii() or not method.isprintable():
+        mistakes.append(Mistake("method", "is not a method", 'write "GET"'))
+    parts = split_url(url) if isinstance(url, str) else None
+    if parts is None:
+        what = "is missing" if url is None else "is no http or https URL that can be asked for"
+        mistakes.append(Mistake("url", what, 'write "https://host/path", without user name, spaces and fragment'))
+    headers = _headers(body.get("headers", {}))
+    if headers is None:
+        mistakes.append(
+            Mistake("headers", "is not a mapping of texts", 'write {"Name": "value"} or [["Name", "value"]]')
+        )
+    mistakes += header_mistakes(headers or ())
+    if mistakes or parts is None:
+        raise _wrong(mistakes)
+    return Described(method, *parts, tuple(headers or ()))
+
+
+def _headers(given: object) -> list[tuple[str, str]] | None:
+    """From a mapping, in which a list stands for a field that is repeated, or from pairs; None where it is neither."""
+    if isinstance(given, dict):
+        pairs = [(name, value) for name, values in given.items() for value in _listed(values)]
+    elif isinstance(given, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in given):
+        pairs = [(name, value) for name, value in given]
+    else:
+        return None
+    return pairs if all(isinstance(text, str) for pair in pairs for text in pair) else None
+
+
+def _listed(values: object) -> list[Any]:
+    return values if isinstance(values, list) else [values]
+
+
+def _wrong(mistakes: list[Mistake]) -> Refusal:
+    return Refusal(Trouble.BAD_REQUEST, "Nothing was explained: the body has mistakes.", mistakes=mistakes)
