@@ -22,7 +22,10 @@ from proxy.admin.access import Access
 from proxy.admin.config import Config
 from proxy.admin.entries import Entries
 from proxy.admin.explain import Explain
+from proxy.admin.hottest import Hottest
 from proxy.admin.invalidations import Invalidations
+from proxy.admin.metrics import Metrics
+from proxy.admin.reading import Redis, Sources
 from proxy.admin.server import AdminServer
 from proxy.admin.throttle import Throttle
 from proxy.certificates import load_pair, server_context, upstream_context
@@ -31,6 +34,7 @@ from proxy.edges.journal import AccessLog
 from proxy.edges.listener import Listener
 from proxy.edges.memory import Memory
 from proxy.edges.origin import HttpOrigin, Spawn
+from proxy.edges.redis_log import RedisLog
 from proxy.edges.shared import Shared
 from proxy.fleet import Fleet
 from proxy.flow.answers import Answers
@@ -42,6 +46,7 @@ from proxy.flow.fill import Fill
 from proxy.flow.flights import FlightMemory, Flights
 from proxy.flow.heads import Heads
 from proxy.flow.site import Lane, Site, Upstream
+from proxy.flow.tally import Tallies
 from proxy.rules.message import Reason
 from proxy.rules.routes import Route
 from proxy.settings import ConfigError, ServerTls, Settings, effective
@@ -120,8 +125,10 @@ class App:
         self.journal = AccessLog(sys.stdout.fileno(), self.clock.wall, turns) if settings.access_log else None
         fleet = self.fleet
         fill = Fill(self.memory, self.log, self.flights, self.background, self.clock, fleet.store, fleet.told)
-        answers = Answers(self.clock, self.journal, _request_ids(), self.background)
+        self.tallies = Tallies(self.clock.now, self.clock.roll)
+        answers = Answers(self.clock, self.journal, _request_ids(), self.background, self.tallies)
         self._upstreams: dict[UpstreamSettings, Upstream] = {}
+        self.refusals: dict[Reason, int] = {}  # of requests that could not be read
         self.exchange = Exchange(self._site(settings), self.memory, self.log, self.flights, fill, answers, self.clock)
         self.shared = Shared(
             Heads(self.exchange.read),
@@ -148,6 +155,8 @@ class App:
                 Explain(explainer, lambda: self.settings.limits),
                 Entries(explainer, lambda: self.exchange.site, lambda: self.settings.limits),
                 Config(lambda: effective(self.settings)),
+                Metrics(self._sources()),
+                Hottest(self.tallies.hot, self.exchange.settle),
             ],
         )
         self._tls_watch: asyncio.TimerHandle | None = None
@@ -248,6 +257,31 @@ class App:
             lanes[route.name] = Lane(route, made[upstream], _fingerprint(route, upstream))
         return Site(settings.routes, lanes)
 
+    def _sources(self) -> Sources:
+        """Where what is counted is to be found."""
+        link, store, told = self.fleet.link, self.fleet.store, self.fleet.told
+        redis = None
+        if link is not None and store is not None and isinstance(told, RedisLog):
+            redis = Redis(lambda: link.up, link.counters, told.state, store.counters)
+        return Sources(
+            version=version("readthrough"),
+            ready=lambda: self._serving,
+            settle=self.exchange.settle,
+            tallies=self.tallies,
+            refusals=self.refusals,
+            flights=self.flights,
+            memory=self.memory,
+            log=self.log,
+            upstreams=lambda: [
+                (made, made.origin) for made in self._upstreams.values() if isinstance(made.origin, HttpOrigin)
+            ],
+            accepted=self.shared.counters,
+            connections=self.shared.connections,
+            lag=self.shared.lag,
+            journal=self.journal,
+            redis=redis,
+        )
+
     def _access(self) -> Access:
         admin = self.settings.admin
         return Access(admin.listen.host, admin.token, admin.hosts)
@@ -256,6 +290,7 @@ class App:
         return self.settings.limits.body_timeout
 
     def _refused(self, peer: str, status: int, reason: Reason) -> None:
+        self.refusals[reason] = self.refusals.get(reason, 0) + 1
         if self.journal is not None:
             self.journal.refused(peer, status, reason)
 

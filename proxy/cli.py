@@ -25,15 +25,14 @@ _WAITS: Final = 30.0  # seconds, which the admin endpoint waits at most
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code. Raises SystemExit(2) where the arguments are wrong."""
     parser = _parser()
-    given = sys.argv[1:] if argv is None else argv
-    if given and given[0] == "stats":
-        parser.error(f"{given[0]} is not available yet in this release")
-    args = parser.parse_args(given)
+    args = parser.parse_args(argv)
     match args.command:
         case "explain":
             return _explain(args)
         case "purge":
             return _purge(args)
+        case "stats":
+            return _stats(args)
         case "version":
             return _version()
         case _:
@@ -59,6 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("schema", help="print the JSON Schema of the configuration", allow_abbrev=False)
     _add_explain(commands)
     _add_purge(commands)
+    stats = commands.add_parser(
+        "stats",
+        help="how a running instance does",
+        epilog="Exit codes: 0 told, or ended by Ctrl-C, 1 failed, 2 wrong input.",
+        allow_abbrev=False,
+    )
+    stats.add_argument("--watch", action="store_true", help="every second, until Ctrl-C")
+    _add_instance(stats)
+    stats.set_defaults(error=stats.error)
     commands.add_parser("version", help="print the version", allow_abbrev=False)
     return parser
 
@@ -246,9 +254,17 @@ def _purge(args: argparse.Namespace) -> int:
             _complain([f"accepted: {_plain(answer.members.get('id'))}, {_missing(answer.members)}"])
             return 3
         case status:
-            _complain([f"not purged: {instance} says {status}: {_detail(answer.members)}"])
+            said = f"{instance} says {status}: {_detail(answer.members)}"
+            doubt = ", as far as is known" if status == 503 else ""  # the detail says whether it may come about
+            _complain([f"not purged{doubt}: {said}"])
             _complain(_mistakes(answer.members))
             return 2 if status in (400, 413) else 1
+
+
+def _stats(args: argparse.Namespace) -> int:
+    from proxy.admin.live import stats  # noqa: PLC0415 - the others start faster without
+
+    return stats(_instance(args), watch=args.watch, complain=lambda line: _complain([line]))
 
 
 def _detail(members: Mapping[str, Any]) -> str:

@@ -139,7 +139,7 @@ class Settings:
     memory_max_size: int = _DEFAULT_MEMORY
     redis: Redis | None = None
     workers: int = 1
-    varied: frozenset[str] = field(default=frozenset(), repr=False)
+    varied: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
 
 _TIME: Final = duration()

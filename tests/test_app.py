@@ -639,3 +639,47 @@ async def test_a_certificate_that_is_half_written_changes_nothing(
         pem.write(pem.tls.certificate, certificate)
         await until(lambda: "certificate read again" in caplog.text)
         assert await pem.served(app) == "number 2"
+
+
+# -- what operators may ask
+
+
+async def asked_of(app: App, path: str, body: bytes | None = None) -> Any:  # noqa: ANN401 - JSON
+    listen = app.settings.admin.listen
+    method, headers = ("GET" if body is None else "POST"), {"Content-Type": "application/json"}
+    if app.settings.admin.token is not None:
+        headers["Authorization"] = f"Bearer {app.settings.admin.token}"
+    url = f"http://{listen.host}:{listen.port}{path}"
+    async with aiohttp.ClientSession() as session, session.request(method, url, headers=headers, data=body) as answer:
+        assert answer.status == 200
+        return await answer.json()
+
+
+async def test_a_request_is_explained_by_what_is_stored_and_configured_now() -> None:
+    async with api() as upstream, running(settings(upstream.url)) as app, client(app) as session:
+        question = b'{"url": "http://a.test/kept"}'
+        assert (await asked_of(app, "/explain", question))["answer"]["reason"] == "not-stored"
+        session.ask("/kept")
+        await session.answer()
+        session.ask("/kept")
+        _, headers, _ = await session.answer()
+        explained = (await asked_of(app, "/explain", question))["answer"]
+        assert (explained["cache_status"], explained["ttl"]) == (headers["cache-status"], 59)
+        (entry,) = (await asked_of(app, "/entries?url=http://a.test/kept"))["entries"]
+        assert (entry["route"], entry["current"], entry["length"], entry["asked"]) == ("rest", True, 8, True)
+        await app.reload(lambda: replace(app.settings, routes=(Route("rest", Match(path="/x"), "u0", Policy()),)))
+        assert (await asked_of(app, "/explain", question))["answer"]["reason"] == "no-route"
+        assert (await asked_of(app, "/config"))["routes"][0]["match"]["path"] == "/x"
+
+
+async def test_the_configuration_is_told_without_its_secrets_after_a_reload_too() -> None:
+    async with api() as upstream:
+        secret = f"{upstream.url}/s3cret-key"
+        admin = Admin(Address("127.0.0.1", free_port()), token="s3cret-token")
+        configured = settings(secret, admin=admin, varied=frozenset({secret, "s3cret-token"}))
+        async with running(configured) as app:
+            assert "s3cret" not in str(await asked_of(app, "/config"))
+            await app.reload(lambda: replace(configured, varied=frozenset()))
+            told = await asked_of(app, "/config")
+            assert "s3cret" not in str(told)
+            assert told["upstreams"]["u0"]["url"] == f"{upstream.url}/(hidden)"

@@ -18,6 +18,8 @@ from proxy.admin.access import Access
 from proxy.settings import Address, ConfigError, Settings
 from tests.admin.kit import admin
 from tests.admin.test_client import answering
+from tests.admin.test_explain import explaining
+from tests.flow.kit import World
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 MINIMAL: Final = str(ROOT / "config" / "minimal.yaml")
@@ -121,7 +123,8 @@ def test_a_file_that_cannot_be_read_is_exit_2(
         (["purge", "--all", "--wait", "2"], "--wait: '2' is not a duration; write 250ms or 2s"),
         (["purge", "--all", "--admin", "gopher://a"], "the admin listener: its URL is written as http://HOST:PORT"),
         (["purge", "--all", "--token", "a b"], "the token has a character that no token has"),
-        (["explain", "http://a"], "explain is not available yet in this release"),
+        (["explain"], "the following arguments are required: URL"),
+        (["explain", "http://a", "--admin", "gopher://a"], "the admin listener: its URL is written as"),
     ],
 )
 def test_wrong_arguments_are_exit_2(
@@ -345,3 +348,57 @@ async def test_what_an_instance_says_cannot_drive_the_terminal() -> None:
 def test_the_console_script_is_main() -> None:
     config: Any = (ROOT / "pyproject.toml").read_text()
     assert 'readthrough = "proxy.cli:main"' in config
+
+
+async def explain(*arguments: str) -> tuple[int, str, str]:
+    done = await asyncio.to_thread(python, "-m", "proxy", "explain", *arguments)
+    return done.returncode, done.stdout, done.stderr
+
+
+async def test_an_explanation_is_a_page_without_colours_where_no_terminal_is() -> None:
+    async with World() as w, explaining(w) as here:
+        given = ("http://example.com/a", "-X", "HEAD", "-H", "Cache-Control: no-store", "-H", "X:y")
+        code, out, err = await explain(*given, "--admin", f"127.0.0.1:{here.port}")
+        assert (code, err) == (0, "")
+        assert out.startswith(
+            "HEAD http://example.com/a\n  would be      fetched from the upstream: request-no-store\n"
+        )
+        assert "\x1b" not in out
+
+
+async def test_an_explanation_is_data_for_scripts() -> None:
+    async with World() as w, explaining(w) as here:
+        code, out, err = await explain("http://example.com/a", "--json", "--admin", f"127.0.0.1:{here.port}")
+        assert (code, err) == (0, "")
+        assert json.loads(out)["answer"]["reason"] == "not-stored"
+
+
+async def test_what_cannot_be_explained_is_2_and_says_why() -> None:
+    async with World() as w, explaining(w) as here:
+        code, out, err = await explain("/a", "-H", "X Y: z", "--admin", f"127.0.0.1:{here.port}")
+        assert (code, out) == (2, "")
+        assert [line.partition(":")[0] for line in err.splitlines()[1:]] == ["  url", "  headers[0]"]
+
+
+@pytest.mark.parametrize("what", ["guarded", "nobody", "other"])
+async def test_an_instance_that_does_not_explain_is_1(what: str) -> None:
+    async with (
+        World() as w,
+        explaining(w) as here,
+        answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") as (it, _),
+    ):
+        place = str(it) if what == "other" else f"127.0.0.1:{here.port}"
+        if what == "guarded":
+            here.access = Access("127.0.0.1", "right")
+        elif what == "nobody":
+            await here.server.close()
+        code, out, err = await explain("http://example.com/a", "--admin", place, "--token", "wrong-one")
+        assert (code, out) == (1, "")
+        assert err.startswith("not explained: ")
+        assert "wrong-one" not in err
+
+
+def test_a_header_without_a_colon_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "explain", "http://a", "-H", "X-Y")
+    assert code == 2
+    assert "-H: 'X-Y' is no header; write 'Name: value'" in err

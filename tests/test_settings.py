@@ -228,7 +228,7 @@ def test_the_examples_pass_check_and_fit_the_schema(example: Path) -> None:
 
 
 def test_the_examples_are_there() -> None:
-    assert [example.stem for example in EXAMPLES] == ["gateway", "minimal", "sidecar"]
+    assert [example.stem for example in EXAMPLES] == ["fleet", "gateway", "minimal", "sidecar"]
 
 
 def test_the_schema_is_one_and_takes_the_whole() -> None:

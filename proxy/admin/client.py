@@ -60,18 +60,27 @@ class Instance:
 
     def post(self, path: str, members: Mapping[str, Any], within: float) -> Answer:
         """Ask for a change, which may take `within` seconds. Raises Unanswered."""
+        return self._ask("POST", path, members, within)
+
+    def get(self, path: str, within: float) -> Answer:
+        """Ask how things are, which may take `within` seconds. Raises Unanswered."""
+        return self._ask("GET", path, None, within)
+
+    def _ask(self, method: str, path: str, members: Mapping[str, Any] | None, within: float) -> Answer:
         made = (
             HTTPSConnection(self.host, self.port, timeout=_CONNECT, context=ssl.create_default_context())
             if self.secure
             else HTTPConnection(self.host, self.port, timeout=_CONNECT)
         )
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        headers = {"Accept": "application/json"}
+        if members is not None:
+            headers["Content-Type"] = "application/json"
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
         try:
             made.connect()
             made.sock.settimeout(within + _PATIENCE)
-            made.request("POST", self.path + path, json.dumps(members), headers)
+            made.request(method, self.path + path, None if members is None else json.dumps(members), headers)
             response = made.getresponse()
             body = response.read(_MAX_ANSWER)
             if response.length:  # a read of at most so many bytes does not mind that some are missing

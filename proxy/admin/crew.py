@@ -15,10 +15,14 @@ import orjson
 from aiohttp import hdrs, web
 
 from proxy.admin.access import Access
+from proxy.admin.families import Ledger
+from proxy.admin.hottest import hot_answer, wanted
 from proxy.admin.listener import Door, body_of, json_answer
+from proxy.admin.metrics import RAW, exposed, stats_answer
 from proxy.admin.problems import Refusal, Trouble
+from proxy.flow.hot import COUNTERS
 
-OF_ALL: Final = frozenset({"/entries", "/hot", "/stats"})  # GET: what each process knows of itself
+OF_ALL: Final = frozenset({"/entries"})  # GET: what each process knows of itself
 _ALIVE_WITHIN: Final = 0.5  # seconds in which a process that is to be asked says that it is alive
 _READY_WITHIN: Final = 1.0  # seconds in which each says whether it is ready: who probes waits no longer as a rule
 _WITHIN: Final = 5.0  # seconds in which each of those that are all asked answers
@@ -55,6 +59,7 @@ class CrewAdmin:
         self._members, self._serving, self._access = members, serving, access
         self._runner: web.ServerRunner | None = None
         self._turn = 0
+        self._ledger = Ledger()
 
     async def listen(self, host: str, port: int) -> None:
         """Accept connections. Raises OSError where the address is taken."""
@@ -75,6 +80,10 @@ class CrewAdmin:
         question = _Question(request, await body_of(request))
         if path == "/readyz" and reads:
             return await self._readiness(question)
+        if path in ("/metrics", "/stats") and reads:
+            return await self._numbers(request)
+        if path == "/hot" and reads:
+            return await self._hottest(request)
         if path in OF_ALL and reads:
             return await self._all(question)
         return await self._any(question)
@@ -92,6 +101,24 @@ class CrewAdmin:
             if answer.status not in (200, 503):  # what is wrong with the question is so for all
                 return _passed(answer)
         return json_answer({"workers": _listed(told)})
+
+    async def _numbers(self, request: web.BaseRequest) -> web.Response:
+        told = await self._ask_all(_Question(request, about="/metrics", accepted=RAW), _WITHIN)
+        if told and all(answer.status != 200 for _, answer in told):
+            return _passed(told[0][1])
+        read = {(at.number, at.process): orjson.loads(said.body) for at, said in told if said.status == 200}
+        merged = self._ledger.merged(read, [(member.number, member.process) for member in self._members()])
+        if request.rel_url.raw_path == "/stats":
+            return stats_answer(merged)
+        return exposed(merged, request.headers.get(hdrs.ACCEPT, ""), several=True)
+
+    async def _hottest(self, request: web.BaseRequest) -> web.Response:
+        top = wanted(request)
+        told = await self._ask_all(_Question(request, about=f"/hot?top={COUNTERS}"), _WITHIN)
+        if told and all(answer.status != 200 for _, answer in told):
+            return _passed(told[0][1])
+        keys = [key for _, said in told if said.status == 200 for key in orjson.loads(said.body)["keys"]]
+        return hot_answer(keys, top)
 
     async def _ask_all(self, question: "_Question", within: float) -> list[tuple[Member, _Answer]]:
         async def one(member: Member) -> tuple[Member, _Answer]:
@@ -117,12 +144,18 @@ class CrewAdmin:
 
 
 class _Question:
-    """One request, to be put to any of them."""
+    """One request, to be put to any of them; or instead, for whoever asked, one `about` something else."""
 
-    def __init__(self, request: web.BaseRequest, body: bytes) -> None:
-        self._method, self._url, self._body = request.method, request.rel_url, body
+    def __init__(
+        self, request: web.BaseRequest, body: bytes = b"", *, about: str | None = None, accepted: str | None = None
+    ) -> None:
+        self._method, self._at, self._body = request.method, request.rel_url.raw_path_qs, body
+        if about is not None:
+            self._method, self._at = "GET", about
         self._fields = _some(request.headers, _ASKED_WITH)
         self._fields[hdrs.X_FORWARDED_FOR] = request.remote or "unknown"  # it is asked who wanted an invalidation
+        if accepted is not None:
+            self._fields[hdrs.ACCEPT] = accepted
 
     async def ask(self, member: Member, within: float | None = None) -> _Answer:
         """Put it. Raises aiohttp.ClientError or OSError where no whole answer comes, or not `within` that many
@@ -132,7 +165,7 @@ class _Question:
             _session(member, within) as session,
             session.request(
                 self._method,
-                f"http://localhost{self._url.raw_path_qs}",
+                f"http://localhost{self._at}",
                 headers=self._fields,
                 data=self._body or None,
                 allow_redirects=False,

@@ -19,6 +19,14 @@ from proxy.flow.site import Site
 _log = logging.getLogger("readthrough")
 
 MAX_WAIT: Final = 30.0  # seconds
+_NOTHING: Final = (
+    "Nothing was invalidated, here or anywhere else: the log that all instances share cannot be reached."
+    " Ask again once Redis is back."
+)
+_MAYBE: Final = (
+    "It may have been applied, and may still be: the log that all instances share has not confirmed it in time."
+    " Asking again does no harm."
+)
 _ID: Final = re.compile(r"[!-~]{1,200}")
 
 
@@ -74,13 +82,13 @@ class Invalidations:
     async def _write(self, batch: Batch, who: str) -> str:
         try:
             identity = await self._shared.invalidate(batch.targets, who, soft=batch.soft)
-        except LogUnreachable:
-            _log.warning("invalidation refused, as the log cannot be reached: %s, asked for by %s", batch.told, who)
+        except LogUnreachable as error:
+            if error.sent:
+                _log.warning("invalidation not confirmed by the log: %s, asked for by %s", batch.told, who)
+            else:
+                _log.warning("invalidation refused, as the log cannot be reached: %s, asked for by %s", batch.told, who)
             raise Refusal(
-                Trouble.LOG_UNREACHABLE,
-                "Nothing was invalidated, here or anywhere else: the log that all instances share cannot be reached."
-                " Ask again once Redis is back.",
-                headers=(("Retry-After", "1"),),
+                Trouble.LOG_UNREACHABLE, _MAYBE if error.sent else _NOTHING, headers=(("Retry-After", "1"),)
             ) from None
         _log.info("invalidation %s: %s, asked for by %s", identity, batch.told, who)
         return identity

@@ -146,10 +146,8 @@ def _freshness(step: Members) -> Iterator[Row]:
     yield "lifetime - age", f"{lifetime} - {age} = {left}, {'fresh' if step.get('fresh') is True else 'not fresh'}"
     yield "by", "the upstream's word" if step.get("stated") is True else "the route's configuration, or a guess"
     for window in _mappings(step.get("windows")):
-        where = ", upstream unreachable" if window.get("unreachable") is True else ""
-        rest = window.get("left")
-        open_ = isinstance(rest, int | float) and rest > 0 and step.get("must_validate") is not True
-        yield f"{window.get('name')}{where}", f"{_seconds(window.get('seconds'))}, {_left(rest) if open_ else 'over'}"
+        name = "stale if unreachable" if window.get("unreachable") is True else str(window.get("name"))
+        yield name, _window(window, over=step.get("must_validate") is True)
     if step.get("must_validate") is True:
         yield "validated", "before every use"
     if step.get("never_stale") is True:
@@ -157,6 +155,14 @@ def _freshness(step: Members) -> Iterator[Row]:
     chance = step.get("early_refresh")
     if isinstance(chance, int | float) and chance > 0:
         yield "renewed early", f"by a chance of {chance:.2g}"
+
+
+def _window(window: Members, *, over: bool) -> str:
+    rest = window.get("left")
+    if not window.get("seconds"):
+        return "none"
+    ends = "over" if over or not isinstance(rest, int | float) or rest <= 0 else f"ends in {_seconds(rest)}"
+    return f"{_seconds(window.get('seconds'))}, {ends}"
 
 
 def _client(step: Members) -> Iterator[Row]:

@@ -79,7 +79,7 @@ def _masked(kind: Leaf, value: str, hidden: AbstractSet[str]) -> str:
 
 
 def _behind_user(rest: str, *, anywhere: bool) -> tuple[str, str]:
-    """`@` where there is a user before it, and what follows. `anywhere`: it may have a slash, where nobody encodes it."""
+    """`@` where there is a user before it, and what follows. `anywhere`: it may have a slash that nobody encoded."""
     end = len(rest) if anywhere else len(rest.partition("/")[0])
     _, at, host = rest[:end].rpartition("@")
     return at, host + rest[end:]

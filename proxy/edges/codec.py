@@ -12,12 +12,12 @@ that no clock but that of Redis matters. What cannot be read is Damaged or Unkno
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha1
+from math import isfinite
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is a class
-from typing import Final
+from typing import Any, Final, NamedTuple, TypeGuard
 from zlib import crc32
 
 import orjson
@@ -39,6 +39,8 @@ _SEAL: Final = 8  # hexadecimal digits
 _LENGTHS: Final = Struct("<IIIII")  # of key, terms, lead, fields and the body as it was
 _PIECE: Final = 64 << 10  # bytes of a body that is held in pieces
 _WORTH_ZSTD: Final = 1024  # bytes of body
+_MAX_N: Final = 1 << 53  # what a double counts exactly
+_MAX_MS: Final = 1e15  # thirty thousand years
 _CODED: Final = re.compile(rb"(?:^|\n)content-encoding:", re.IGNORECASE)
 
 
@@ -61,8 +63,7 @@ class _Zstd(threading.local):
 _zstd: Final = _Zstd()
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(NamedTuple):
     """The payload of a frame, and what the head says of it."""
 
     payload: bytes
@@ -70,8 +71,7 @@ class Packed:
     checksum: int
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What a frame must be of, and what its reader knows of the time: `now` is the reader's monotonic clock in seconds,
     `now_ms` that of Redis when it was read. `at` tells the position that the log calls (epoch, n).
     """
@@ -129,9 +129,9 @@ def stamped(head: bytes, payload: bytes, stored_ms: float, asked_ms: float) -> b
 
 def is_heavy(frame: bytes) -> bool:
     """Whether decoding belongs in a thread."""
-    if len(frame) > HEAVY:
-        return True
-    at = _HEAD.size + (frame[_HEAD.size - 1] if len(frame) >= _HEAD.size else 0) + _STAMP.size + _SEAL
+    if len(frame) > HEAVY or len(frame) < _HEAD.size or not frame[3] & _ZSTD:
+        return len(frame) > HEAVY
+    at = _HEAD.size + frame[_HEAD.size - 1] + _STAMP.size + _SEAL
     return len(frame) >= at + _LENGTHS.size and _LENGTHS.unpack_from(frame, at)[4] > HEAVY
 
 
@@ -155,7 +155,7 @@ def decode_pointer(frame: bytes) -> tuple[str, ...]:
         names = orjson.loads(frame[at:])
     except (StructError, ValueError, TypeError, IndexError) as error:
         raise Damaged(str(error)) from None
-    if not flags & _POINTER or not names:
+    if not flags & _POINTER or not names or not _are_texts(names):
         raise Damaged("no pointer")
     return tuple(names)
 
@@ -172,7 +172,10 @@ def _open(frame: bytes) -> tuple[str, int, int, float, float, float, float, int]
     at = end + _SEAL
     if _seal(frame[:end]) != frame[end:at] or crc32(memoryview(frame)[at:]) != checksum:
         raise Damaged("altered")
-    return frame[_HEAD.size : stamp].decode(), flags, int(n), left, age, held, _STAMP.unpack_from(frame, stamp)[0], at
+    stored = _STAMP.unpack_from(frame, stamp)[0]
+    if not (0 <= n < _MAX_N and 0 <= stored < _MAX_MS and abs(left) + abs(age) + abs(held) < _MAX_MS):
+        raise Damaged("numbers of no use")
+    return frame[_HEAD.size : stamp].decode(), flags, int(n), left, age, held, stored, at
 
 
 def _decode(frame: bytes, asked: Asked) -> Entry:
@@ -260,8 +263,26 @@ def _read_terms(written: bytes) -> Terms:
 
 def _read(written: bytes) -> Terms:
     vary, tags, aside, policy, *rest = orjson.loads(written)
+    windows, flags, seconds = rest[:3], rest[3:7], rest[7:]
+    if not (
+        _are_pairs(vary)
+        and _are_texts(tags)
+        and _are_pairs(aside)
+        and isinstance(policy, str)
+        and all(type(each) in (int, float) and isfinite(each) for each in (*windows, *seconds))
+        and all(isinstance(flag, bool) for flag in flags)
+    ):
+        raise Damaged("terms of the wrong kinds")
     pairs = [tuple([(name, value) for name, value in fields]) for fields in (vary, aside)]
     return shared(Terms(pairs[0], tuple(tags), pairs[1], policy, *rest))
+
+
+def _are_texts(read: Any) -> TypeGuard[list[str]]:  # noqa: ANN401 - JSON
+    return isinstance(read, list) and all(isinstance(text, str) for text in read)
+
+
+def _are_pairs(read: Any) -> TypeGuard[list[list[str]]]:  # noqa: ANN401 - JSON
+    return isinstance(read, list) and all(_are_texts(pair) and len(pair) == 2 for pair in read)
 
 
 _USUAL: Final = 512  # bytes; what others choose is kept only where it is short

@@ -86,9 +86,13 @@ class Listener(Generic[A]):
         for connection in list(self.shared.connections):
             connection.abort()
 
-    def _sweep(self) -> None:
+    def _sweep(self, due: float | None = None) -> None:
+        """Look at all connections, and then again. `due` is when this was to happen."""
+        loop = asyncio.get_running_loop()
+        if due is not None:  # whatever is late here is late for everybody
+            self.shared.lag.observe(max(self.shared.now() - due, 0.0))
         self.shared.sweep()
-        self._timer = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+        self._timer = loop.call_later(SWEEP, self._sweep, self.shared.now() + SWEEP)
 
 
 def _queued(listening: int) -> Iterator[socket.socket]:

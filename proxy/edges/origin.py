@@ -69,12 +69,22 @@ class HttpOrigin:
         self.open: set[_Exchange] = set()
         self._calls = 0  # from the start of `fetch` to the end of the answer
         self._quiet = asyncio.Event()  # set whenever there are none left
-        self.requests = self.retries = self.errors = 0
+        self.requests = self.retries = 0
+        self.failures: dict[Reason, int] = {}  # how often there was no answer, or not all of one
 
     @property
     def connections(self) -> int:
         """How many connections are in use."""
         return len(self.open)
+
+    @property
+    def errors(self) -> int:
+        """How often there was no answer, or not all of one."""
+        return sum(self.failures.values())
+
+    def count(self, reason: Reason) -> None:
+        """One more failure."""
+        self.failures[reason] = self.failures.get(reason, 0) + 1
 
     async def fetch(self, call: Call) -> Answer:
         """Send and wait for the response head.
@@ -101,12 +111,12 @@ class HttpOrigin:
                     self._slots.release()
                     raise
         except TimeoutError:
-            self.errors += 1
+            self.count(Reason.OVERLOADED if queued else Reason.TIMEOUT)
             if queued:  # no word on the upstream's health: it was asked too late, or never
                 raise OriginError(Reason.OVERLOADED, "no connection to it became free soon enough") from None
             raise OriginError(Reason.TIMEOUT, f"no response head within {self.timeout:g} s") from None
-        except OriginError:
-            self.errors += 1
+        except OriginError as error:
+            self.count(error.reason)
             raise
 
     def _head(self, call: Call) -> bytes:
@@ -280,7 +290,7 @@ class _Exchange:
         while data := await self._piece():
             yield data
         if self.close_delimited and self._wire.cut:  # aiohttp takes a reset for the end
-            self._origin.errors += 1
+            self._origin.count(Reason.ABORTED)
             raise OriginError(Reason.ABORTED, "the connection was reset inside the body")
 
     async def _piece(self) -> bytes:
@@ -291,7 +301,7 @@ class _Exchange:
             async with limit:
                 return await self._content.read(PIECE)
         except (aiohttp.ClientError, OSError) as error:
-            self._origin.errors += 1
+            self._origin.count(Reason.TIMEOUT if limit.expired() else Reason.ABORTED)
             if limit.expired():
                 raise OriginError(Reason.TIMEOUT, "the body stalled") from None
             raise OriginError(Reason.ABORTED, str(error)) from without_frames(error)

@@ -5,9 +5,9 @@ import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import blake2b
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from proxy.edges.redis_link import Link, Script
 from proxy.flow.invalidation import Subject
@@ -56,8 +56,7 @@ class Counters:
     errors: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Redis keys. `base` is the value's where there are no variants."""
 
     base: str
@@ -72,9 +71,10 @@ class Hold:
 
     token: str
     place: Place
+    position: int  # of the log, when it was granted
+    since: float  # monotonic seconds, likewise
     taken: bool = False
     said: bool = False  # what came of it
-    aged: bool = False  # it is older than one renewal
 
 
 class Grant:
@@ -114,10 +114,7 @@ class Desk:
 
     def place(self, policy: str, key: str, vary: Headers, *, apart: bool) -> Place:
         """Where an answer is, or would be."""
-        stem = f"{self.prefix}:{{{_digest(policy, key)}}}:"
-        variant = _digest(*[f"{name}:{value}" for name, value in vary]) if vary else ""
-        end = f"{'1' if apart else '0'}{variant}"
-        return Place(f"{stem}e", f"{stem}e{variant}", f"{stem}l{end}", f"{stem}w{end}")
+        return _place(self.prefix, policy, key, vary, apart)
 
     def noting(self, future: asyncio.Future[Any]) -> BaseException | None:
         """The error that a command came to, counted."""
@@ -125,6 +122,14 @@ class Desk:
         if error is not None:
             self.counters.errors += 1
         return error
+
+
+@lru_cache(maxsize=4096)  # whoever looks in vain stores a moment later
+def _place(prefix: str, policy: str, key: str, vary: Headers, apart: bool) -> Place:  # noqa: FBT001 - a key of the cache
+    stem = f"{prefix}:{{{_digest(policy, key)}}}:"
+    variant = _digest(*[f"{name}:{value}" for name, value in vary]) if vary else ""
+    end = f"{'1' if apart else '0'}{variant}"
+    return Place(f"{stem}e", f"{stem}e{variant}", f"{stem}l{end}", f"{stem}w{end}")
 
 
 def _digest(*texts: str) -> str:
@@ -147,7 +152,7 @@ class Leases:
 
     def grant(self, token: str, place: Place) -> Grant:
         """For what Redis has let us have; with an empty token for what needs no permission."""
-        hold = Hold(token, place)
+        hold = Hold(token, place, self._desk.log.position, self._desk.now())
         if token:
             self._held[token] = hold
             if not self._renewing:
@@ -160,16 +165,28 @@ class Leases:
         self._held.pop(hold.token, None)
 
     def release(self, hold: Hold, word: str, reason: str = "", *, drop: bool = False) -> asyncio.Future[Any] | None:
-        """End it and tell who waits. With a reason nobody queues for a while."""
+        """End it and tell who waits. With a reason nobody queues for a while; `drop`: what was stored before goes."""
         hold.said = True
         self.forget(hold)
         if not hold.token:
             return None
-        keys = (hold.place.lease, hold.place.waiters, hold.place.value)
-        channel = f"{self._desk.prefix}:to:"
-        args = (hold.token, word, channel, reason, round(UNSHAREABLE * 1000), int(drop))
-        future = self._desk.link.run(_RELEASE, keys, args)
-        future.add_done_callback(self._desk.noting)
+        return self._release(hold.token, hold.place, word, reason, (hold.since, hold.position) if drop else None)
+
+    def drop(self, place: Place, came: float, position: int) -> None:
+        """Delete a value that came then, in monotonic seconds, or before, with the log at that position."""
+        self._release("", place, "", "", (came, position))
+
+    def _release(
+        self, token: str, place: Place, word: str, reason: str, outdated: tuple[float, int] | None
+    ) -> asyncio.Future[Any]:
+        desk = self._desk
+        known, epoch, n = "", "", 0
+        if outdated is not None:
+            known = str(round((desk.now() - outdated[0]) * 1000))
+            epoch, n = desk.log.place(outdated[1]) or ("", 0)
+        args = (token, word, f"{desk.prefix}:to:", reason, round(UNSHAREABLE * 1000), known, epoch, n)
+        future = desk.link.run(_RELEASE, (place.lease, place.waiters, place.value), args)
+        future.add_done_callback(desk.noting)
         return future
 
     async def close(self) -> None:
@@ -190,11 +207,8 @@ class Leases:
         try:
             while self._held:
                 await asyncio.sleep(RENEW)
-                for hold in list(self._held.values()):
-                    if hold.aged and not (hold.taken or hold.said):
-                        self.release(hold, "again")
-                        continue
-                    hold.aged = True
+                # One that somebody keeps and does not take ends by itself.
+                for hold in [hold for hold in self._held.values() if hold.taken]:
                     args = (hold.token, round(LEASE * 1000))
                     future = self._desk.link.run(_RENEW, (hold.place.lease,), args)
                     future.add_done_callback(partial(self._renewed, hold))

@@ -1,7 +1,8 @@
 """The way to Redis: commands of one loop tick share a round trip, nobody waits longer than the deadline.
 
-Each server that holds keys has one connection, and its breaker is closed while that stands. Whoever
-calls while it is open is refused at once; it closes only by `probe`.
+Each server that holds keys has two connections: one for what is large, and one for what is urgent and must
+not queue behind that. Its breaker is closed while both stand. Whoever calls while it is open is refused at
+once; it closes only by `probe`.
 """
 
 import asyncio
@@ -9,12 +10,14 @@ import hashlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Final, Self
 
 from redis import ResponseError
 
+from proxy.edges.redis_own import Own
 from proxy.edges.redis_topology import NOWHERE, Kind, Topology, parse_url
 from proxy.edges.redis_wire import Address, Counters, Entrance, Order, Unreachable, Wire, Word, connect
 
@@ -87,14 +90,14 @@ class Link:
         self._topology = Topology(parse_url(url), self._make, _PATIENCE * deadline)
         self._layout = NOWHERE
         self._wires: dict[Address, Wire] = {}
+        self._urgent: dict[Address, Wire] = {}  # with the same keys
         self._only: Wire | None = None  # to the one server that holds every key
-        self._own: dict[Address, list[Wire]] = {}  # idle ones, for `alone`
+        self._own: dict[Address, Own] = {}  # likewise
         self._scripts: dict[str, Script] = {}
         self._looking = asyncio.Lock()
         self._again_at = 0.0
         self._ears: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
-        self._busy: set[Wire] = set()  # those of `alone` that wait
         self._closed = False
 
     @property
@@ -104,24 +107,29 @@ class Link:
 
     def reaches(self, key: str) -> bool:
         """Whether the server that holds the key is connected: in a Cluster, others may be lost."""
-        return self._wire(key) is not None
+        return self._wire(key, self._wires) is not None
 
-    def run(self, script: Script, keys: Sequence[str], args: Sequence[Word]) -> asyncio.Future[Any]:
+    def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[Word], *, urgent: bool = False
+    ) -> asyncio.Future[Any]:
         """What the script returns. The server is the one that holds the first key.
 
-        Raises Unreachable, and redis.ResponseError for an error reply.
+        `urgent`: not behind the store's large values; small replies only. Raises Unreachable, and
+        redis.ResponseError for an error reply.
         """
         if script.sha not in self._scripts:
             self._scripts[script.sha] = script
-        return self._send(keys[0], ("EVALSHA", script.sha, len(keys), *keys, *args), script.source)
+        words = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        wire = self._wire(keys[0], self._urgent) if urgent else self._only or self._wire(keys[0], self._wires)
+        return self._send(wire, words, script.source)
 
-    def command(self, key: str, *words: Word) -> asyncio.Future[Any]:
+    def command(self, key: str, *words: Word, urgent: bool = False) -> asyncio.Future[Any]:
         """The reply to a command, words as they are sent; `key` says to which server. Raises as `run` does."""
-        return self._send(key, words)
+        wire = self._wire(key, self._urgent) if urgent else self._only or self._wire(key, self._wires)
+        return self._send(wire, words)
 
-    def _send(self, key: str, words: tuple[Word, ...], source: str = "") -> asyncio.Future[Any]:
+    def _send(self, wire: Wire | None, words: tuple[Word, ...], source: str = "") -> asyncio.Future[Any]:
         order = Order(words, self._now(), self._loop.create_future(), source)
-        wire = self._only or self._wire(key)
         if wire is None:
             order.fail(Unreachable(self.trouble))
         else:
@@ -132,51 +140,31 @@ class Link:
     async def alone(self, key: str, calls: Sequence[Call], deadline: float) -> list[Any]:
         """The replies to these commands, in order, on a connection that nobody else uses meanwhile.
 
-        `deadline` is in seconds, for all of them and for connecting. Raises Unreachable, and
-        redis.ResponseError for the first error reply; the commands behind it have run all the same.
+        `deadline` is in seconds, for all of them, for connecting, and for waiting where too many do the same. Raises
+        Unreachable, and redis.ResponseError for the first error reply; the commands behind it have run all the same.
         """
-        at = self._now()
-        wire = self._wire(key)
+        wire = self._wire(key, self._urgent)
         if wire is None:
-            raise Unreachable(self.trouble)
-        address = wire.address
-        idle = self._own.setdefault(address, [])
-        idle[:] = [own for own in idle if not own.lost]
+            closed = Unreachable(self.trouble)
+            closed.sent = False
+            raise closed
+        self.counters.commands += len(calls)
         try:
-            own = idle.pop() if idle else await self._connected(address, deadline)
+            replies = await self._own[wire.address].run([call.words for call in calls], deadline)
         except Unreachable as error:
-            self._lost(wire, str(error))
+            error.sent = False
+            wire.order("PING")  # is it the server? Then nobody answers that either
             raise
-        if self._closed:
-            own.close()
-        own.limit(deadline)
-        replies = await self._exchange(own, calls, at)
-        if own.lost:
-            self._lost(wire, own.lost)
-        else:
-            idle.append(own)
         failure = next((reply for reply in replies if isinstance(reply, BaseException)), None)
         if failure is None:
             return replies
         try:
-            raise self._meaning(failure, own) if isinstance(failure, ResponseError) else failure
+            if isinstance(failure, ResponseError):
+                raise self._meaning(failure, wire)
+            wire.order("PING")
+            raise failure
         finally:
             del failure, replies  # an exception holds the frames it has passed
-
-    async def _exchange(self, own: Wire, calls: Sequence[Call], at: float) -> list[Any]:
-        """Replies and errors, for commands handed over then."""
-        self._busy.add(own)
-        self.counters.commands += len(calls)
-        orders = [Order(call.words, at, self._loop.create_future()) for call in calls]
-        for order in orders:
-            own.send(order)
-        try:
-            return await asyncio.gather(*[order.future for order in orders], return_exceptions=True)
-        except BaseException:
-            own.close()  # what is still to come belongs to nobody
-            raise
-        finally:
-            self._busy.discard(own)
 
     def listen(
         self, key: str, handlers: Mapping[str, Callable[[bytes], None]], on_hearing: Callable[[bool], None]
@@ -189,7 +177,7 @@ class Link:
         """
 
         def where() -> Address | None:
-            wire = self._wire(key)
+            wire = self._wire(key, self._urgent)
             return None if wire is None else wire.address
 
         ear = _Ear(handlers, on_hearing, where, self._topology.entrance, key)
@@ -212,17 +200,17 @@ class Link:
             ear.cancel()
         if self._ears:
             await asyncio.wait(self._ears)
-        for wire in [*self._wires.values(), *self._busy, *[wire for idle in self._own.values() for wire in idle]]:
-            wire.close()
-        self._wires.clear()
-        self._only = None
+        for own in self._own.values():
+            own.close("the link is closed", now=True)
+        for address in list(self._wires):
+            self._drop(address)
 
     def _make(self, address: Address) -> Wire:
         return Wire(address, self.counters, self._now)
 
-    def _wire(self, key: str) -> Wire | None:
+    def _wire(self, key: str, wires: Mapping[Address, Wire]) -> Wire | None:
         address = self._layout.of(key)
-        return None if address is None else self._wires.get(address)
+        return None if address is None else wires.get(address)
 
     async def _look(self) -> None:
         try:
@@ -236,7 +224,7 @@ class Link:
             return
         self._layout = layout
         for address in [address for address in self._wires if address not in layout.servers]:
-            self._drop(address).close()
+            self._drop(address)
         self._only = self._wires.get(layout.only) if layout.only is not None else None
         if self.up:
             self.trouble = ""
@@ -247,18 +235,31 @@ class Link:
     async def _join(self, address: Address) -> None:
         """Connect to a server for everybody, if it answers."""
         try:
-            wire = await self._connected(address, _PATIENCE * self._deadline)
-            wire.limit(self._deadline)
-            await _judge(wire, master=self._topology.url.kind is Kind.SENTINEL)
+            wire = await self._joined(address)
+            try:
+                urgent = await self._joined(address)
+            except BaseException:
+                wire.close()
+                raise
         except Unreachable as error:
             self.trouble = str(error)
             return
-        if self._closed:
+        if wire.lost or self._closed:
+            self.trouble = self.trouble if self._closed else wire.lost
             wire.close()
+            urgent.close()
             return
-        wire.on_error, wire.on_lost = self._refused, self._lost
-        self._wires[address] = wire
+        for one in (wire, urgent):
+            one.on_error, one.on_lost = self._refused, self._lost
+        self._wires[address], self._urgent[address] = wire, urgent
+        self._own[address] = Own(wire.name, partial(self._connected, address), self._now)
         self.counters.reconnects += 1
+
+    async def _joined(self, address: Address) -> Wire:
+        wire = await self._connected(address, _PATIENCE * self._deadline)
+        wire.limit(self._deadline)
+        await _judge(wire, master=self._topology.url.kind is Kind.SENTINEL)
+        return wire
 
     async def _connected(self, address: Address, within: float) -> Wire:
         wire = self._make(address)
@@ -268,20 +269,20 @@ class Link:
 
     def _lost(self, wire: Wire, why: str) -> None:
         """Open the breaker of a connection's server."""
-        if self._wires.get(wire.address) is wire:
+        if wire in (self._wires.get(wire.address), self._urgent.get(wire.address)):
             self.trouble = why
-            self._drop(wire.address).close()
+            self._drop(wire.address)
             for tell in list(self.on_lost):
                 tell()
 
-    def _drop(self, address: Address) -> Wire:
-        wire = self._wires.pop(address)
-        wire.on_lost = None
-        if self._only is wire:
+    def _drop(self, address: Address) -> None:
+        wires = self._wires.pop(address), self._urgent.pop(address)
+        if self._only is wires[0]:
             self._only = None
-        for idle in self._own.pop(address, []):
-            idle.close()
-        return wire
+        self._own.pop(address).close(self.trouble)
+        for wire in wires:
+            wire.on_lost = None
+            wire.close()
 
     def _refused(self, wire: Wire, order: Order, error: ResponseError) -> None:
         """An error reply on a shared connection."""

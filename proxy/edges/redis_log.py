@@ -25,11 +25,14 @@ _log = logging.getLogger(__name__)
 BEAT: Final = 0.5  # seconds between two questions, give or take a quarter
 PROBE: Final = 0.25  # and between two attempts to reach Redis
 DEADLINE: Final = 0.1  # seconds for one append, replicated where there are replicas
+PACE: Final = 0.005  # seconds between two appends of what is announced, in the long run; more goes together
+CREDIT: Final = 0.1  # seconds of that which may be used up at once: nobody waits but in a flood
 _REPLICATION: Final = 60  # ms of the deadline
 ACKED_AT_ONCE: Final = 1000  # batches
 _PAGES: Final = 200  # answers read before the others get their turn
 _ACKED: Final = 60.0  # seconds after which nobody waits for a batch any more that was read late
 _FIRST: Final = 1.0  # seconds that starting may wait for Redis
+_REFUSED: Final = frozenset({"NOREPLICAS", "MISCONF", "OOM"})  # what Redis says before it runs a script
 _ASK_AGAIN: Final = (0.005, 0.25)  # seconds between two looks at a batch's progress: at first, and at most
 
 _Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
@@ -46,12 +49,14 @@ class CorrectedClock(Clock, Protocol):
 @dataclass(frozen=True, slots=True)
 class LogState:
     """For whoever watches. `blind_seconds`: how long nobody has vouched for the log being complete, 0 while somebody
-    does. `outbox`: targets that the others have still to be told of. `instances`: alive, this one included.
+    does. `lag_seconds`: for how long a record has been known to be missing. `outbox`: targets that the others have
+    still to be told of. `instances`: alive, this one included.
     """
 
     reachable: bool
     trouble: str
     blind_seconds: float
+    lag_seconds: float
     epoch: str
     number: int
     outbox: int
@@ -97,6 +102,9 @@ class RedisLog:
         self._on_hearing = on_hearing
         self._follower = Follower(log, max_blind)
         self._outbox = Outbox()
+        self._turn = asyncio.Event()  # the next attempt to empty it is over
+        self._sending: asyncio.Task[None] | None = None
+        self._send_at = 0.0
         self._layout = Layout(prefix, instance)
         self._append_script, self._sync_script = Script(source("append")), Script(source("sync"))
         self._ack_script, self._progress_script = Script.load("ack"), Script.load("progress")
@@ -126,11 +134,14 @@ class RedisLog:
         if self._beating is not None:
             self._beating.cancel()
             await asyncio.wait([self._beating])
+        if self._sending is not None:
+            await asyncio.wait([self._sending])
         await self._send_outbox()
         if self._outbox:
             _log.warning("redis is out of reach: the others will not hear of %d invalidations", len(self._outbox))
         try:
-            await self._link.command(self._layout.instances, "HDEL", self._layout.instances, self._instance)
+            key = self._layout.instances
+            await self._link.command(key, "HDEL", key, self._instance, urgent=True)
         except (Unreachable, ResponseError) as error:
             _log.info("redis was not told that this instance ends: %s", error)
 
@@ -142,6 +153,7 @@ class RedisLog:
             reachable=self._link.reaches(self._layout.log),
             trouble=self._link.trouble or self._complaint,
             blind_seconds=blind,
+            lag_seconds=follower.missing_for(self._clock.now()),
             epoch=follower.epoch,
             number=follower.number,
             outbox=len(self._outbox),
@@ -153,25 +165,21 @@ class RedisLog:
         )
 
     async def announce(self, targets: Sequence[Target]) -> None:
-        """Tell all others what was applied here already: within the deadline, or as soon as that is possible."""
-        if not targets:
-            return
-        if self._outbox:  # behind what waits already
+        """Tell all others what was applied here already: within the deadline, or as soon as that is possible, even if
+        the caller has left.
+        """
+        if targets:
             self._outbox.put(targets)
-            await self._send_outbox()
-            return
-        try:
-            await self._append(targets)
-        except BaseException as error:
-            self._outbox.put(targets)
-            if not isinstance(error, Unreachable | ResponseError):
-                raise  # whoever asked has left; the others must hear of it all the same
+            turn = self._turn
+            self._send_soon()
+            await _set_within(turn, DEADLINE)
 
     async def invalidate(self, targets: Sequence[Target], who: str, *, soft: bool) -> str:
         """Write one atomic batch and apply it here; gives its id.
 
-        Raises LogUnreachable where it was not written, or not replicated in time, or that cannot be known: it may
-        come about all the same. Raises ValueError where there is nothing to invalidate.
+        Raises LogUnreachable where it was not written; and, as `sent`, where that cannot be known, or where it was
+        and no replica has confirmed it in time: then it is applied all the same. Raises ValueError where there is
+        nothing to invalidate.
         """
         if not targets:
             raise ValueError("nothing to invalidate")
@@ -182,20 +190,29 @@ class RedisLog:
         calls = [Call.script(self._append_script, keys, args), Call(("WAIT", copies, _REPLICATION))]
         try:
             (head, replicas), copied = await self._link.alone(keys[0], calls, DEADLINE)
-            if not copied and replicas and not copies:  # nobody knew of them; what is written later arrives later
-                left = max(end - self._clock.now(), 0.002)
-                calls = [Call(("HSET", keys[1], "touched", "")), Call(("WAIT", 1, int(left * 600) + 1))]
-                _, copied = await self._link.alone(keys[0], calls, left)
-        except (Unreachable, ResponseError) as error:
-            raise LogUnreachable(str(error)) from None
-        self._replicas = replicas
-        if replicas and not copied:
-            raise LogUnreachable("no replica has confirmed it in time")
+        except Unreachable as error:
+            raise LogUnreachable(str(error), sent=error.sent) from None
+        except ResponseError as error:
+            raise LogUnreachable(str(error), sent=str(error).partition(" ")[0] not in _REFUSED) from None
+        known, self._replicas = self._replicas, replicas
         if not self._hear(as_batch(head, targets, who, soft=soft)):
             # Others have written meanwhile; until that is read, ours is applied as a record of our own.
             self._log.append(targets, self._clock.now(), soft=soft)
             self._on_applied()
+        if replicas and not copied and (known or not await self._copied(end)):
+            raise LogUnreachable("no replica has confirmed it in time", sent=True)
         return batch
+
+    async def _copied(self, end: float) -> bool:
+        """Whether a replica has what was written: asked where nobody knew before that there is one."""
+        left = max(end - self._clock.now(), 0.002)
+        meta = self._layout.meta  # what is written later arrives later
+        calls = [Call(("HSET", meta, "touched", "")), Call(("WAIT", 1, int(left * 600) + 1))]
+        try:
+            _, copied = await self._link.alone(meta, calls, left)
+        except (Unreachable, ResponseError):
+            return False
+        return bool(copied)
 
     async def progress(self, batch: str, within: float) -> Progress | None:
         """How far it has come, see SharedLog. Acknowledgements to this instance are waited for, those to others are
@@ -226,36 +243,60 @@ class RedisLog:
 
     async def _look_at(self, batch: str) -> Progress | None:
         try:
-            reply = await self._link.run(self._progress_script, self._layout.progress(batch), [])
+            reply = await self._link.run(self._progress_script, self._layout.progress(batch), [], urgent=True)
         except (Unreachable, ResponseError) as error:
             raise LogUnreachable(str(error)) from None
         if reply is None:
             return None
         applied, pending = reply
-        milliseconds = {name.decode(): float(ms) for name, ms in zip(applied[::2], applied[1::2], strict=True)}
-        return Progress(milliseconds, tuple(sorted([name.decode() for name in pending])))
+        milliseconds = {_name(name): float(ms) for name, ms in zip(applied[::2], applied[1::2], strict=True)}
+        return Progress(milliseconds, tuple(sorted(map(_name, pending))))
 
     # -- writing
 
     async def _append(self, targets: Sequence[Target], *, soft: bool = False) -> None:
         """Write what was applied here already. Raises Unreachable, and redis.ResponseError."""
-        body = write_body(targets, "", soft=soft)
-        keys, args = self._layout.append(self._follower, secrets.token_hex(8), len(targets), body, self._fleet)
-        head, self._replicas = await self._link.run(self._append_script, keys, args)
+        body, batch = write_body(targets, "", soft=soft), secrets.token_hex(8)
+        keys, args = self._layout.append(self._follower, batch, len(targets), body, self._fleet, asked=False)
+        head, self._replicas = await self._link.run(self._append_script, keys, args, urgent=True)
         self._hear(as_batch(head, targets, "", soft=soft))
 
-    async def _send_outbox(self) -> None:
+    def _send_soon(self) -> None:
+        if self._sending is None and self._outbox:
+            self._sending = self._spawn(self._send_on(), "announcements")
+
+    async def _send_on(self) -> None:
+        """What is put while one attempt is under way, or shortly after one, goes together with the next."""
+        try:
+            sent = True
+            while sent and self._outbox:
+                now = self._clock.now()
+                await asyncio.sleep(self._send_at - now)
+                self._send_at = max(self._send_at, now - CREDIT) + PACE
+                turn, self._turn = self._turn, asyncio.Event()
+                try:
+                    sent = await self._send_outbox()
+                finally:
+                    turn.set()
+        finally:  # where it was in vain, whoever came meanwhile need not wait either
+            self._sending = None
+            turn, self._turn = self._turn, asyncio.Event()
+            turn.set()
+
+    async def _send_outbox(self) -> bool:
+        """Whether all that it took is written."""
         targets, soft = self._outbox.take()
         if not targets:
-            return
+            return True
         try:
             await self._append(targets, soft=soft)
         except BaseException as error:
             self._outbox.failed()
             if not isinstance(error, Unreachable | ResponseError):
                 raise
-        else:
-            self._outbox.sent()
+            return False
+        self._outbox.sent()
+        return True
 
     # -- hearing
 
@@ -291,16 +332,21 @@ class RedisLog:
             self._on_word(message)
             return
         _, batch, instance, milliseconds = words
-        for watch in self._watches.get(batch.decode(), ()):
-            watch.applied[instance.decode()] = float(milliseconds)
+        try:
+            took = float(milliseconds)
+        except ValueError:  # nobody of ours has said so
+            return
+        for watch in self._watches.get(_name(batch), ()):
+            watch.applied[_name(instance)] = took
             watch.news.set()
 
     def _note(self, applied: Sequence[Batch]) -> None:
         """Batches were applied: tell, once for all of this tick, those who wait."""
         self._applied += sum([len(batch.targets) for batch in applied])
         self._on_applied()
-        self._acks += applied
-        self._acknowledge_soon()
+        self._acks += [batch for batch in applied if batch.sender]
+        if self._acks:
+            self._acknowledge_soon()
 
     def _acknowledge_soon(self) -> None:
         if not self._ack_soon:
@@ -311,7 +357,7 @@ class RedisLog:
         self._ack_soon = False
         batches, self._acks = self._acks[-ACKED_AT_ONCE:], []
         keys, args = self._layout.ack(self._follower, batches)
-        self._link.run(self._ack_script, keys, args)  # where it fails, the next question says as much
+        self._link.run(self._ack_script, keys, args, urgent=True)  # where it fails, the next question says as much
 
     # -- the heartbeat
 
@@ -340,7 +386,7 @@ class RedisLog:
             self._complain(error)
         if good:
             self._complaint = ""
-            await self._send_outbox()
+            self._send_soon()
         elif self._follower.behind:
             self._follower.lose()
         return good
@@ -364,7 +410,7 @@ class RedisLog:
         """One question: whether its answer leaves nothing open, and whether it has led on."""
         follower, clock = self._follower, self._clock
         was, sent = (follower.epoch, follower.number), clock.now()
-        reply = await self._link.run(self._sync_script, *self._layout.sync(follower, self._fleet))
+        reply = await self._link.run(self._sync_script, *self._layout.sync(follower, self._fleet), urgent=True)
         now = clock.now()
         answer, self._fleet, self._replicas = read_answer(reply)
         if now - sent < PROMPT:
@@ -376,6 +422,10 @@ class RedisLog:
             self._on_applied()
             self._acknowledge_soon()
         return done, (follower.epoch, follower.number) != was or answer.found is not Found.KNOWN
+
+
+def _name(word: bytes) -> str:
+    return word.decode(errors="replace")
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:

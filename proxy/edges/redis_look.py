@@ -17,6 +17,7 @@ from proxy.rules.message import Entry, Headers, Reason
 
 _WAITERS: Final = 2.5  # leases: they ask again, and so are put down again, each time one ends
 _ASKS: Final = 4  # questions in a row
+_AHEAD: Final = 0.05  # seconds for a record to come of which somebody else has heard already
 
 _CLAIM: Final = Script.load("claim")
 
@@ -64,18 +65,25 @@ class Look:
         self.place, self.mode, self.known = place, mode, wanted.known
         self.position = 0  # of the log, when what came of it was judged
         self._desk, self._leases, self._wanted, self._vary, self._on_over = desk, leases, wanted, vary, on_over
-        self._waiters: list[tuple[asyncio.Future[Outcome], float]] = []
+        self._claims: list[asyncio.Future[Outcome]] = []
         self._base: Entry | None = None
         self._asks = 0
+        self._token = ""
         self._passed = b""  # the beginning of a value that is of no use
         self._holder: tuple[str, str, int] | None = None  # whom it waits for: token, epoch, n
+        self._ahead: tuple[int, bytes] | None = None  # or for the log: its position, and a value
         self._words: list[tuple[str, str]] = []  # that came before the answer to the question
-        self._due = self._next = 0.0  # by the loop's clock: the lease's end; when to do something
         self._timer: asyncio.TimerHandle | None = None
 
     async def outcome(self, until: float) -> Outcome:
-        """What comes of it, for one claim that waits until then, by the loop's clock."""
-        outcome = await self._join(until)
+        """What comes of it, for one claim; Apart where nothing has come of it by then, by the loop's clock."""
+        claim: asyncio.Future[Outcome] = self._desk.loop.create_future()
+        self._claims.append(claim)
+        timer = self._desk.loop.call_at(until, _let_go, claim)
+        try:
+            outcome = await claim
+        finally:
+            timer.cancel()
         log = self._desk.log
         if self.position == log.position:
             return outcome
@@ -87,56 +95,46 @@ class Look:
             case _:
                 return outcome
 
-    def _join(self, until: float) -> asyncio.Future[Outcome]:
-        future: asyncio.Future[Outcome] = self._desk.loop.create_future()
-        self._waiters.append((future, until))
-        if self._holder is not None and until < self._next:
-            self._wake_at(until)
-        return future
-
     def ask(self, overtaken: str = "") -> None:
         """Ask Redis. `overtaken`: whose lease may be taken over."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._holder = None
+        self._wait_no_more()
         self._asks += 1
-        here = self._desk.log.place(self._desk.log.position)
+        desk, place = self._desk, self.place
+        here = desk.log.place(desk.log.position)
         if here is None or self._asks > _ASKS:
-            self._desk.loop.call_soon(self.settle, Apart())  # the claim that asks has not joined yet
+            desk.loop.call_soon(self.settle, Apart())  # the claim that asks has not joined yet
             return
-        place, token, known = self.place, self._leases.token(), self.known
+        self._token = self._leases.token()
         args = (
-            token,
+            self._token,
             *here,
             round(LEASE * 1000),
-            self._desk.instance,
+            desk.instance,
             round(_WAITERS * LEASE * 1000),
             self._passed,
-            round((self._desk.now() - known) * 1000) if known > float("-inf") else "",
+            round((desk.now() - self.known) * 1000) if self.known > float("-inf") else "",
             overtaken,
             self.mode.value,
         )
-        future = self._desk.link.run(_CLAIM, (place.value, place.lease, place.waiters), args)
-        future.add_done_callback(partial(self._answered, token))
+        desk.link.run(_CLAIM, (place.value, place.lease, place.waiters), args).add_done_callback(self._answered)
 
     def settle(self, outcome: Outcome) -> None:
         """Tell every claim. A lease that none of them takes ends with the last that drops it."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._holder = None
+        self._wait_no_more()
         self._on_over(self)
         self.position = self._desk.log.position
-        waiters, self._waiters = self._waiters, []
-        for future, _ in waiters:
-            if not future.done():
-                future.set_result(outcome)
+        claims, self._claims = self._claims, []
+        for claim in claims:
+            if not claim.done():
+                claim.set_result(outcome)
 
     def recheck(self) -> None:
-        """The log has gone on: has it overtaken the fetch that this waits for?"""
-        if self._holder is not None and self._is_overtaken():
-            self.ask(overtaken=self._holder[0])
+        """The log has gone on: has it overtaken the fetch that this waits for, or come to where somebody else was?"""
+        if self._holder is not None:
+            if self._is_overtaken():
+                self.ask(overtaken=self._holder[0])
+        elif self._ahead is not None and self._desk.log.position >= self._ahead[0]:
+            self.ask()
 
     def miss(self) -> None:
         """A word may have been lost."""
@@ -150,23 +148,32 @@ class Look:
         else:
             self._heed(token, word)
 
-    def _answered(self, token: str, future: asyncio.Future[Any]) -> None:
+    def _answered(self, future: asyncio.Future[Any]) -> None:
         if self._desk.noting(future) is not None:
             self.settle(Apart())
             return
         self._desk.counters.reads += 1
-        match future.result():
+        try:
+            self._take_in(future.result())
+        except Exception:  # noqa: BLE001 - whatever Redis holds, nobody may hang because of it
+            self._cannot()
+
+    def _take_in(self, answer: Any) -> None:  # noqa: ANN401 - RESP
+        match answer:
             case [b"fresh", now_ms, value]:
-                self._read(value, now_ms, None)
+                self._read(value, now_ms, self._judge)
             case [b"lead", now_ms, value]:
-                lease = self._leases.grant(token if self.mode is Mode.TAKE else "", self.place)
+                lease = self._leases.grant(self._token if self.mode is Mode.TAKE else "", self.place)
                 if value is None:
                     self._lead(lease)
                 else:
-                    self._read(value, now_ms, lease)
+                    self._read(value, now_ms, partial(self._lead_with, lease))
             case [b"held", holder, epoch, n, left_ms, now_ms, value]:
                 self._wait((holder.decode(), epoch.decode(), int(n)), left_ms)
-                self._bridge(value, now_ms)
+                if value is None:
+                    self._serve_stale(self._rejudged())
+                elif self._holder is not None:
+                    self._read(value, now_ms, self._bridge)
                 if self._holder is not None and not self._desk.hears:
                     self.settle(Apart())
             case [b"pointer", value]:
@@ -176,60 +183,58 @@ class Look:
             case _:
                 self.settle(Apart())
 
-    def _read(self, value: bytes, now_ms: int, lease: Grant | None) -> None:
-        """A value, and the lease where that is ours because the value is stale."""
-        if codec.is_heavy(value):
-            self._desk.spawn(self._read_heavy(value, now_ms, lease), "large value")
-        else:
-            self._judge(value, self._decoded(value, self._asked(now_ms)), lease)
+    def _cannot(self) -> None:
+        """What is there makes no sense in a way that nobody has thought of."""
+        self._desk.counters.damaged += 1
+        self.settle(Apart())
 
-    async def _read_heavy(self, value: bytes, now_ms: int, lease: Grant | None) -> None:
-        try:
-            entry = await asyncio.to_thread(self._decoded, value, self._asked(now_ms))
-        except BaseException:
-            self.settle(Apart())  # nobody may wait for ever
-            raise
-        self._judge(value, entry, lease)
-
-    def _asked(self, now_ms: int) -> codec.Asked:
+    def _read(self, value: bytes, now_ms: int, then: Callable[[bytes, Entry | None], None]) -> None:
+        """Go on with the entry in a value, None where that cannot be read."""
         desk, wanted = self._desk, self._wanted
-        return codec.Asked(wanted.key, wanted.policy, self._vary, desk.now(), now_ms, desk.log.at)
+        asked = codec.Asked(wanted.key, wanted.policy, self._vary, desk.now(), now_ms, desk.log.at)
+        if codec.is_heavy(value):
+            desk.spawn(self._read_heavy(value, asked, then), "large value")
+        else:
+            then(value, self._decoded(value, asked))
 
-    def _decoded(self, value: bytes, asked: codec.Asked) -> Entry | Exception:
+    async def _read_heavy(self, value: bytes, asked: codec.Asked, then: Callable[[bytes, Entry | None], None]) -> None:
+        try:
+            then(value, await asyncio.to_thread(self._decoded, value, asked))
+        except BaseException as error:
+            self._cannot()
+            if not isinstance(error, Exception):
+                raise
+
+    def _decoded(self, value: bytes, asked: codec.Asked) -> Entry | None:
         try:
             return codec.decode(value, asked)
         except (Damaged, UnknownVersion) as error:
-            return error
-
-    def _judge(self, value: bytes, entry: Entry | Exception, lease: Grant | None) -> None:
-        self._base = self._valid(entry)
-        if lease is not None:
-            self._lead(lease)
-        elif self._base is not None and self._base is entry:
-            self._find(entry)
-        else:
-            self._passed = codec.identity(value)
-            self.ask()
-
-    def _valid(self, entry: Entry | Exception) -> Entry | None:
-        """What the log leaves of it."""
-        if isinstance(entry, Exception):
-            self._note(entry)
+            self._note(error)
             return None
-        return self._desk.log.judge(entry, entry.seq)
 
-    def _bridge(self, value: bytes | None, now_ms: int) -> None:
+    def _judge(self, value: bytes, entry: Entry | None) -> None:
+        """What is fresh by Redis's clock: is it so by the log?"""
+        if entry is None:
+            self._pass_over(value)
+            return
+        log = self._desk.log
+        self._base = log.judge(entry, entry.seq)
+        if self._base is entry:
+            self._find(entry)
+        elif entry.seq > log.position:
+            self._ahead = entry.seq, codec.identity(value)
+            self._wake_at(self._desk.loop.time() + _AHEAD)
+        else:
+            self._pass_over(value)
+
+    def _pass_over(self, value: bytes) -> None:
+        """Ask for what else there is."""
+        self._passed = codec.identity(value)
+        self.ask()
+
+    def _bridge(self, _: bytes, entry: Entry | None) -> None:
         """While somebody renews it, what may be served stale is served."""
-        if self._holder is None:
-            return
-        if value is not None and codec.is_heavy(value):
-            self._desk.spawn(self._bridge_heavy(value, now_ms), "large value")
-            return
-        self._serve_stale(self._base if value is None else self._valid(self._decoded(value, self._asked(now_ms))))
-
-    async def _bridge_heavy(self, value: bytes, now_ms: int) -> None:
-        entry = await asyncio.to_thread(self._decoded, value, self._asked(now_ms))
-        self._serve_stale(self._valid(entry))
+        self._serve_stale(None if entry is None else self._desk.log.judge(entry, entry.seq))
 
     def _serve_stale(self, entry: Entry | None) -> None:
         if entry is None or entry.terms.always_validate or entry.terms.never_stale:
@@ -247,17 +252,24 @@ class Look:
         else:
             self._desk.counters.damaged += 1
 
+    def _lead_with(self, lease: Grant, _: bytes, base: Entry | None) -> None:
+        self._base = base
+        self._lead(lease)
+
     def _lead(self, lease: Grant) -> None:
         self._desk.counters.leads += 1
-        self.settle(Lead(lease, self._base))
+        self.settle(Lead(lease, self._rejudged()))
+
+    def _rejudged(self) -> Entry | None:
+        """What the log leaves of the base by now: it may be an answer or two old."""
+        return None if self._base is None else self._desk.log.judge(self._base, self._base.seq)
 
     def _follow(self, value: bytes) -> None:
         try:
             names = codec.decode_pointer(value)
         except (Damaged, UnknownVersion) as error:
             self._note(error)
-            self._passed = codec.identity(value)
-            self.ask()
+            self._pass_over(value)
         else:
             self.settle(Pointer(names))
 
@@ -268,10 +280,8 @@ class Look:
             return
         self._desk.counters.waits += 1
         self._asks = 0
-        # Not all at once; a lease without an end is none of ours.
-        left = (left_ms if left_ms >= 0 else LEASE * 1000) + 2 + crc32(self._desk.instance.encode()) % 16
-        self._due = self._desk.loop.time() + left / 1000
-        self._wake_at(min(self._due, *[until for _, until in self._waiters]) if self._waiters else self._due)
+        # Not all instances at once.
+        self._wake_at(self._desk.loop.time() + (left_ms + 2 + crc32(self._desk.instance.encode()) % 16) / 1000)
         words, self._words = self._words, []
         for token, word in words:
             if self._holder is not None:
@@ -300,27 +310,25 @@ class Look:
             self.settle(Apart())
 
     def _wake_at(self, at: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._next = at
         self._timer = self._desk.loop.call_at(at, self._wake)
 
     def _wake(self) -> None:
-        """The lease has ended, or somebody has waited long enough, or has gone."""
-        now = self._desk.loop.time() + 0.001  # a timer may be early by what it cannot tell apart
-        left = []
-        for future, until in self._waiters:
-            if future.done():
-                continue
-            if until <= now:
-                future.set_result(Apart())
-            else:
-                left.append((future, until))
-        self._waiters = left
-        if not left or self._due <= now:
+        """The lease has ended, or a record has not come in time."""
+        if self._ahead is None:
             self.settle(Next.LATER)
         else:
-            self._wake_at(min(self._due, *[until for _, until in left]))
+            self._pass_over(self._ahead[1])
+
+    def _wait_no_more(self) -> None:
+        self._holder = self._ahead = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _let_go(claim: asyncio.Future[Outcome]) -> None:
+    if not claim.done():
+        claim.set_result(Apart())
 
 
 def _alone(reason: str) -> Claim:

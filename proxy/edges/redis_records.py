@@ -17,6 +17,8 @@ MAX_RECORDS: Final = 100_000  # the log has at most
 MAX_AGE: Final = 24 * 3600.0  # seconds; what is shared is stored for less
 PAGE: Final = 1000  # records in one answer, and those of the batch that completes it
 
+_NOBODY: Final = "-"  # the sender of what nobody acknowledges
+
 Words = list[bytes | str | int]
 
 
@@ -40,11 +42,13 @@ class Layout:
         return self._to + instance
 
     def append(
-        self, at: Follower, batch: str, count: int, body: bytes, fleet: Sequence[str]
+        self, at: Follower, batch: str, count: int, body: bytes, fleet: Sequence[str], *, asked: bool = True
     ) -> tuple[list[str], Words]:
-        """To write so many records. `fleet`: see `read_answer`."""
-        keys = [self.log, self.meta, self.instances, self._ack + batch]
-        args: Words = [at.epoch, batch, self._instance, count, body, int(MAX_AGE * 1000), *fleet]
+        """To write so many records. `fleet`: see `read_answer`. `asked`: somebody may ask how far it has come."""
+        keys, sender = [self.log, self.meta, self.instances], _NOBODY
+        if asked:
+            keys, sender = [*keys, self._ack + batch], self._instance
+        args: Words = [at.epoch, batch, sender, count, body, int(MAX_AGE * 1000), *fleet]
         return keys, self._common() + args
 
     def sync(self, at: Follower, fleet: Sequence[str]) -> tuple[list[str], Words]:
@@ -79,7 +83,7 @@ def read_answer(reply: Sequence[Any]) -> tuple[Answer, tuple[str, ...], int]:
     answer = Answer(
         int(at) / 1e6, Found(found.decode()), epoch.decode(), int(place), place_id.decode(), int(last), batches
     )
-    return answer, tuple([word.decode() for word in fleet]), replicas
+    return answer, tuple([word.decode(errors="replace") for word in fleet]), replicas
 
 
 def read_batch(message: bytes) -> Batch | None:
@@ -102,7 +106,7 @@ def _read_body(body: bytes) -> tuple[list[Target], str, bool]:
 
 def as_batch(head: bytes, targets: Sequence[Target], who: str, *, soft: bool) -> Batch:
     """A batch by its head. Raises ValueError."""
-    epoch, before, before_id, first, last, batch, sender, at = head.decode().split(" ")
+    epoch, before, before_id, first, last, batch, sender, at = head.decode(errors="replace").split(" ")
     return Batch(
         epoch=epoch,
         before=int(before),
@@ -110,7 +114,7 @@ def as_batch(head: bytes, targets: Sequence[Target], who: str, *, soft: bool) ->
         first=int(first),
         last=int(last),
         id=batch,
-        sender=sender,
+        sender="" if sender == _NOBODY else sender,
         at=int(at) / 1e6,
         targets=targets,
         soft=soft,

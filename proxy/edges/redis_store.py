@@ -26,7 +26,7 @@ from proxy.edges import codec
 from proxy.edges.codec import Packed
 from proxy.edges.redis_leases import Counters, Desk, Grant, Hold, Leases, Log, Spawn
 from proxy.edges.redis_link import Link, Script
-from proxy.edges.redis_look import Look, Mode, Next, Outcome, Pointer
+from proxy.edges.redis_look import Look, Mode, Next, Pointer
 from proxy.flow.ports import Alone, Apart, Broken, Claim, Lease, Wanted
 from proxy.rules.fields import selecting
 from proxy.rules.message import Entry, Headers, Reason
@@ -73,9 +73,9 @@ class RedisStore:
         """See flow.ports.SharedStore."""
         until, mode, turns = self._desk.loop.time() + within, Mode.TAKE, 0
         while turns < _TURNS:
-            outcome = await self._look(wanted, (), mode, until)
+            outcome = await self._look(wanted, (), mode).outcome(until)
             if isinstance(outcome, Pointer):
-                outcome = await self._look(wanted, selecting(wanted.fields, outcome.names), mode, until)
+                outcome = await self._look(wanted, selecting(wanted.fields, outcome.names), mode).outcome(until)
             match outcome:
                 case Next.LATER:
                     continue
@@ -90,17 +90,17 @@ class RedisStore:
             turns += 1
         return Apart()
 
-    async def _look(self, wanted: Wanted, vary: Headers, mode: Mode, until: float) -> Outcome:
-        """Join the look that is under way for this place, or begin it."""
+    def _look(self, wanted: Wanted, vary: Headers, mode: Mode) -> Look:
+        """The look that is under way for this place, or a new one."""
         place = self._desk.place(wanted.policy, wanted.key, vary, apart=wanted.apart)
         looks = self._looks.setdefault(place.lease, [])
         for look in looks:
             if look.mode is mode and look.known == wanted.known:
-                return await look.outcome(until)
+                return look
         look = Look(self._desk, self._leases, place, wanted, vary, mode, self._over)
         looks.append(look)
         look.ask()
-        return await look.outcome(until)
+        return look
 
     def _over(self, look: Look) -> None:
         looks = self._looks.get(look.place.lease, [])
@@ -164,7 +164,7 @@ class RedisStore:
     def drop(self, entry: Entry) -> None:
         """See flow.ports.SharedStore."""
         place = self._desk.place(entry.terms.policy, entry.key, entry.vary, apart=False)
-        self._desk.link.command(place.value, "UNLINK", place.value).add_done_callback(self._desk.noting)
+        self._leases.drop(place, entry.stored_at, entry.seq)
 
     def _pack(self, hold: Hold | None, entry: Entry, asked: float) -> None:
         try:

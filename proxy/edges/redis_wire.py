@@ -7,8 +7,10 @@ future that waits for it, and the commands of one loop tick leave in one write. 
 import asyncio
 import ssl as tls
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 from typing import Any, Final, cast
 
 from hiredis import Reader, pack_command
@@ -20,11 +22,21 @@ Word = bytes | str | int
 _POLL: Final = 0.002  # seconds in which the loop surely looks at its sockets once
 _LENIENCE: Final = 0.02  # seconds for which bytes that keep coming put off the verdict
 _MAX_UNSENT: Final = 16 << 20  # bytes; while the server does not take them, more is refused
+_WINDOW: Final = 256  # commands under way; what their replies take of the server's memory is bounded by it
+_BULK: Final = 4 << 20  # bytes a second; replies that come as fast may take their time
+_LATE: Final = 0.005  # seconds after which our own loop was late to send
+_LONGEST: Final = 10  # deadlines that a caller waits at most, and a connection without bulk lives
 _NOTHING: Final = object()
+_ORDER: Final = itemgetter(0)
 
 
 class Unreachable(Exception):
-    """No answer in time, or no connection. It says where, and never holds a secret."""
+    """No answer in time, or no connection. It says where, and never holds a secret.
+
+    `sent`: what was asked for may have been done all the same.
+    """
+
+    sent: bool = True
 
 
 @dataclass(slots=True)
@@ -42,10 +54,11 @@ class Counters:
 class Order:
     """A command under way: who waits for its reply, and since when (monotonic seconds).
 
-    `source` is the script's, where the words call one by its hash.
+    `source` is the script's, where the words call one by its hash; `excused` its wire's then.
     """
 
-    __slots__ = ("at", "future", "source", "words")
+    __slots__ = ("at", "excused", "future", "source", "words")
+    excused: float
 
     def __init__(self, words: tuple[Word, ...], at: float, future: asyncio.Future[Any], source: str = "") -> None:
         self.words, self.at, self.future, self.source = words, at, future, source
@@ -70,8 +83,11 @@ class Entrance:
 class Wire(asyncio.Protocol):
     """A connection. Replies are bytes, integers, None and lists of them (RESP2), and come in order.
 
-    `deadline`: seconds from handing a command over to its reply; one that is later breaks the connection.
-    `on_error` gets every error reply with its order, `on_lost` is called once, with words for the reason.
+    `deadline`: seconds from handing a command over to its reply. Whoever waits longer is told Unreachable, and the
+    reply is dropped when it comes; time in which large replies poured in, or our own loop could not send, does not
+    count. Silence for as long, with something to be answered, breaks the connection; so does a reply that is ten
+    deadlines late. `on_error` gets every error reply with its order, `on_lost` is called once, with words for the
+    reason.
     """
 
     def __init__(self, address: Address, counters: Counters, now: Callable[[], float]) -> None:
@@ -87,7 +103,14 @@ class Wire(asyncio.Protocol):
         self._reader = Reader(protocolError=ConnectionError, replyError=ResponseError, notEnoughData=_NOTHING)
         self._transport: asyncio.Transport | None = None
         self._batch: list[bytes] = []
-        self._waiting: deque[Order] = deque()
+        self._waiting: deque[Order] = deque()  # under way
+        self._queue: deque[tuple[Order, bytes]] = deque()  # behind those
+        self._queued = 0  # bytes
+        self._begun = 0.0  # when the first command of this tick came
+        self._silent = self.heard  # since when nothing has come of what is asked
+        self._excused = 0.0  # seconds that nobody is blamed for, never more than have passed
+        self._reckoned = self.heard  # up to when that is known
+        self._earned = 0.0  # seconds of it that bytes have bought in advance: what is read at once is handled later
         self._timer: asyncio.TimerHandle | None = None
         self._stuffed = False
 
@@ -105,18 +128,45 @@ class Wire(asyncio.Protocol):
         return order.future
 
     def send(self, order: Order) -> None:
-        """Let it leave with the others of this tick."""
+        """Let it leave with the others of this tick, or when there is room for it."""
         if self.lost or self._stuffed:
             order.fail(Unreachable(self.lost or f"{self.name} takes no more"))
             return
-        self.say(order.words)
-        self._waiting.append(order)
+        order.excused = self._excused
+        waiting = self._waiting
+        if len(waiting) < _WINDOW:
+            if not self._batch:
+                self._begin()
+            self._batch.append(pack_command(order.words))  # type: ignore[arg-type]  # its stub means one word
+            waiting.append(order)
+            return
+        packed = pack_command(order.words)  # type: ignore[arg-type]  # its stub means one word
+        if self._queued + len(packed) > _MAX_UNSENT:
+            order.fail(Unreachable(f"{self.name} takes no more"))
+            return
+        self._queued += len(packed)
+        self._queue.append((order, packed))
 
     def say(self, words: tuple[Word, ...]) -> None:
         """The same for what nobody waits for: with `on_push` only, or replies go to the wrong ones."""
         if not self._batch:
-            self._loop.call_soon(self._flush)
+            self._begin()
         self._batch.append(pack_command(words))  # type: ignore[arg-type]  # its stub means one word
+
+    def _begin(self) -> None:
+        self._begun = self._now()
+        self._loop.call_soon(self._flush)
+
+    def _refill(self) -> None:
+        """Let those leave that waited for room, if they still wait."""
+        while self._queue and len(self._waiting) < _WINDOW and not self._stuffed and not self.lost:
+            order, packed = self._queue.popleft()
+            self._queued -= len(packed)
+            if not order.future.done():
+                if not self._batch:
+                    self._begin()
+                self._batch.append(packed)
+                self._waiting.append(order)
 
     def close(self) -> None:
         """Close it; whoever waits is told."""
@@ -128,20 +178,51 @@ class Wire(asyncio.Protocol):
             return
         self._batch = []
         self._counters.batches += 1
+        now = self._now()
+        if now - self._begun > _LATE:
+            self._excuse(now - self._begun, now)
+        if len(self._waiting) <= len(batch):
+            self._silent = now  # nothing was asked before
         transport.write(batch[0] if len(batch) == 1 else b"".join(batch))
         if self._timer is None and self.deadline < float("inf"):
             self._arm()
 
+    def _excuse(self, seconds: float, now: float) -> float:
+        """Let so much of the time until now count for nobody; not twice, so that who came first gives up first."""
+        excused = min(seconds, now - self._reckoned)
+        self._excused += excused
+        self._reckoned = now
+        return excused
+
+    def _patience(self, order: Order) -> float:
+        """When its caller gives up."""
+        return order.at + min(self.deadline + self._excused - order.excused, _LONGEST * self.deadline)
+
+    def _end(self) -> float:
+        """When the connection is given up, if nothing comes."""
+        oldest = self._waiting[0]
+        late = oldest.at + self._excused - oldest.excused + _LONGEST * self.deadline
+        return min(max(self._silent, oldest.at) + self.deadline, late)
+
+    def _orders(self) -> Iterator[Order]:
+        """Those that are waited for, oldest first."""
+        return (order for order in chain(self._waiting, map(_ORDER, self._queue)) if not order.future.done())
+
+    def _next(self) -> float:
+        """When something is due: a caller gives up, or the connection is given up."""
+        first = next(self._orders(), None)
+        return self._end() if first is None else min(self._end(), self._patience(first))
+
     def _arm(self) -> None:
-        """Look again when the oldest command has waited long enough; one timer serves all of them."""
-        left = self._waiting[0].at + self.deadline - self._now() if self._waiting else self.deadline
+        """Look again when something is due; one timer serves all of them."""
+        left = self._next() - self._now() if self._waiting else self.deadline
         self._timer = self._loop.call_later(max(left, 0.0), self._due)
 
     def _due(self) -> None:
         self._timer = None
         if self._waiting:
             now = self._now()
-            if self._waiting[0].at + self.deadline > now:
+            if self._next() > now:
                 self._arm()
             else:  # our own loop may be the one that is late: let it read what has come
                 self._timer = self._loop.call_later(_POLL, self._judge, now, now + _LENIENCE)
@@ -151,13 +232,24 @@ class Wire(asyncio.Protocol):
         if not self._waiting:
             return
         now = self._now()
-        if self._waiting[0].at + self.deadline > now:
+        if self._next() > now:
             self._arm()
         elif self.heard > since and now < until:
             self._timer = self._loop.call_later(_POLL, self._judge, self.heard, until)
-        else:
+        elif self._end() <= now:
             self._counters.timeouts += 1
             self._break(f"gave no answer within {self.deadline * 1000:g} ms")
+        else:
+            self._give_up(now)
+            self._arm()
+
+    def _give_up(self, now: float) -> None:
+        """Tell those who have waited long enough. Their places in line stay, for the replies to come."""
+        for order in self._orders():
+            if self._patience(order) > now:
+                break
+            self._counters.timeouts += 1
+            order.fail(Unreachable(f"{self.name} gave no answer within {self.deadline * 1000:g} ms"))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Of asyncio."""
@@ -177,10 +269,13 @@ class Wire(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Of asyncio."""
         self._stuffed = False
+        self._refill()
 
     def data_received(self, data: bytes) -> None:
         """Of asyncio."""
-        self.heard = now = self._now()
+        self.heard = self._silent = now = self._now()
+        earned = min(self._earned + len(data) / _BULK, self.deadline)
+        self._earned = earned - self._excuse(earned, now)
         reader, waiting = self._reader, self._waiting
         try:
             reader.feed(data)
@@ -197,6 +292,8 @@ class Wire(asyncio.Protocol):
         except (ConnectionError, IndexError):
             self._break("does not speak Redis's protocol")
             return
+        if self._queue:
+            self._refill()
         self._counters.latency += (now - oldest - self._counters.latency) / 16
 
     def _pushed(self, take: Callable[[Any], None]) -> None:
@@ -212,7 +309,8 @@ class Wire(asyncio.Protocol):
             self._timer = None
         if self._transport is not None:
             self._transport.abort()
-        waiting, self._waiting, self._batch = self._waiting, deque(), []
+        waiting = [*self._waiting, *[order for order, _ in self._queue]]
+        self._waiting, self._queue, self._queued, self._batch = deque(), deque(), 0, []
         on_lost, self.on_lost = self.on_lost, None
         if tell and on_lost is not None:  # first, so that nobody who is told tries this connection again
             on_lost(self, self.lost)

@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, Protocol
 
 from proxy.flow.heads import A, Heads
 from proxy.flow.ports import Client
+from proxy.flow.tally import Histogram
 from proxy.rules.limits import Limits
 from proxy.rules.message import Reason
 
@@ -72,6 +73,7 @@ class Shared(Generic[A]):
     connections: set[Held] = field(default_factory=set)
     admitted: int = 0
     draining: bool = False
+    lag: Histogram = field(default_factory=Histogram)  # how much later than due the sweeps came
     idle_until: float = field(init=False)
 
     def __post_init__(self) -> None:

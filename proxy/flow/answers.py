@@ -8,6 +8,7 @@ from typing import Any
 from proxy.flow.background import Background
 from proxy.flow.ports import Client, ClientError, Clock, Journal, OriginError, Outcome, Tunnel
 from proxy.flow.site import Visit
+from proxy.flow.tally import Tallies
 from proxy.flow.tunnel import carry
 from proxy.rules.admit import INLINE
 from proxy.rules.message import Entry, Fwd, Head, Headers, Reason, Request
@@ -23,9 +24,15 @@ class Answers:
     """Every answer of the data listener but a plain hit leaves through here, once, and is noted once."""
 
     def __init__(
-        self, clock: Clock, journal: Journal | None, request_ids: Callable[[], str], background: Background
+        self,
+        clock: Clock,
+        journal: Journal | None,
+        request_ids: Callable[[], str],
+        background: Background,
+        tallies: Tallies,
     ) -> None:
         self._clock, self.journal, self.request_ids, self._background = clock, journal, request_ids, background
+        self.tallies = tallies
 
     async def watch(self, visit: Visit, work: Callable[[], Pending], fwd: Fwd | None) -> None:
         """Do the work for a client that may leave before it is done; then that is noted, once."""
@@ -46,6 +53,8 @@ class Answers:
         """Answer from an entry: at once, or as work still to do where the body is large."""
         own = age_line(entry, self._clock.now()) + self._account(visit, account)
         reply = from_entry(visit.request, entry, own)
+        if account.fwd is None:
+            self.tallies.save(visit.lane.route.name, entry.terms.fetch_seconds)
         if reply.pieces:
             return partial(self._write, visit, reply, _pieces(reply.pieces), account)
         visit.client.send(reply.head, reply.tail, reply.sent)
@@ -128,7 +137,8 @@ class Answers:
         self._record(request, client, None, request_id, status, Account(reason), now, complete=True)
 
     def note(self, visit: Visit, status: int, account: Account, *, complete: bool = True) -> None:
-        """Tell the journal how it ended."""
+        """Count it, and tell the journal how it ended."""
+        self.tallies.hot.add(visit.key)
         route, request = visit.lane.route.name, visit.request
         # The id that went upstream with it, or the client's: another would be found in nobody else's log.
         request_id = request.fields.get("x-request-id", "") if account.fwd is None else visit.request_id
@@ -146,9 +156,11 @@ class Answers:
         *,
         complete: bool,
     ) -> None:
+        seconds = self._clock.now() - began
+        self.tallies.note(route or "", request.method, status, account, client.sent, seconds)
         if self.journal is None:
             return
-        wall, seconds = self._clock.wall(), self._clock.now() - began
+        wall = self._clock.wall()
         self.journal.record(
             Outcome(wall, client.peer, request, request_id, route, status, account, client.sent, seconds, complete)
         )

@@ -10,12 +10,14 @@ from proxy.flow.invalidation import InvalidationLog
 from proxy.flow.ports import Client, Clock, Store
 from proxy.flow.relay import Relay
 from proxy.flow.site import Asked, Lane, Site, Visit, read, unrouted
+from proxy.flow.tally import Tally
 from proxy.rules.lookup import Fetch, Refuse, Serve, on_failure, on_request
 from proxy.rules.message import Entry, Reason, Request
 from proxy.rules.report import Account
 from proxy.rules.respond import from_entry, unmodified
 
-_Said = tuple[Entry, float, bytes, bytes, str, int, int]  # until when, head, tail, route, status and bytes of body
+# Until when, head, tail, route, status, bytes of body, and where it is counted.
+_Said = tuple[Entry, float, bytes, bytes, str, int, int, Tally]
 
 _MANY: Final = 1024  # answers that are remembered until their Age or ttl changes
 _SMALL: Final = 4 << 10  # bytes; the 304 of an entry is remembered by all that is stored of it, or by its head
@@ -38,6 +40,7 @@ class Exchange:
         self._store, self._log, self._flights = store, log, flights
         self._fill, self._answers, self._clock = fill, answers, clock
         self._now, self._fresh, self._journal = clock.now, store.fresh, answers.journal
+        self._tallies = answers.tallies
         self._said: dict[Asked, _Said] = {}
         self._relay = Relay(store, log, flights, fill, answers, clock)
 
@@ -56,9 +59,13 @@ class Exchange:
             return False
         said = self._said.get(asked)
         if said is None or said[0] is not entry or now >= said[1]:
+            if said is not None:
+                self._count(asked, said)
             said = self._say(asked, entry, now)
             if said is None:
                 return False
+        else:
+            asked.hits += 1
         client.put(said[2], said[3])
         if self._journal is not None:
             self._journal.hit(asked, client.peer, said[4], said[5], said[6], self._now() - now)
@@ -87,12 +94,27 @@ class Exchange:
             if reply.pieces:
                 return None
             head, tail, status, sent = reply.head, reply.tail, reply.status, reply.sent
-        said = (entry, now + min(1 - age % 1, left % 1), head, tail, lane.route.name, status, sent)
+        route = lane.route.name
+        tally = self._tallies.of_plain(route, asked.request.method, status)
+        self._tallies.hit(tally, asked.key, 1, sent, terms.fetch_seconds)
+        said = (entry, now + min(1 - age % 1, left % 1), head, tail, route, status, sent, tally)
         if len(rest) <= _SMALL:
             if len(self._said) == _MANY:
+                self.settle()
                 self._said.clear()
             self._said[asked] = said
         return said
+
+    def settle(self) -> None:
+        """Count the hits that have still to be: to be called before the tallies are read."""
+        for asked, said in self._said.items():
+            if asked.hits:
+                self._count(asked, said)
+
+    def _count(self, asked: Asked, said: _Said) -> None:
+        hits, asked.hits = asked.hits, 0
+        if hits:
+            self._tallies.hit(said[7], asked.key, hits, said[6], said[0].terms.fetch_seconds)
 
     def begin(self, asked: Asked, client: Client) -> Pending | None:
         """Answer now, or return what must wait for the upstream or a slow reader."""

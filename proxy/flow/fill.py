@@ -118,6 +118,7 @@ class Fill:
             base = self._log.judge(base, visit.seen)
         tags = visit.tags if base is None else (*visit.tags, *base.tags)
         flight = Flight(visit.url, visit.request.host, tags, self._log, self._flights.memory)
+        self._flights.started += 1
         if variant is not None:
             self._flights.register(visit.shelf, variant, flight)
         flight.task = self._background.spawn(self._fly(flight, visit, base, variant, lease), "flight")
@@ -294,8 +295,9 @@ class Fill:
 
     async def call(self, visit: Visit, call: Call) -> Answer:
         """One call through the upstream's breaker. Raises OriginError."""
-        breaker = visit.lane.upstream.breaker
-        if not breaker.admits(self._clock.now()):
+        breaker, tally, began = visit.lane.upstream.breaker, visit.lane.upstream.tally, self._clock.now()
+        if not breaker.admits(began):
+            tally.held_back += 1
             raise OriginError(Reason.BREAKER_OPEN)
         probe = breaker.open
         try:
@@ -311,6 +313,7 @@ class Fill:
             breaker.abandoned(probe=probe)
             raise
         breaker.succeeded()
+        tally.durations.observe(self._clock.now() - began)
         return answer
 
     def _tell(self, upstream: str, error: OriginError) -> None:

@@ -156,7 +156,7 @@ class Flight:
         """
         if self._ended:
             return
-        self._ended, self._broke = True, broke
+        self._ended, self._broke, self.on_let_go = True, broke, None
         self._release()
         self._notify()
 
@@ -252,6 +252,7 @@ class Flights:
         self.log, self.memory = log, memory
         self.unshareable = ExpiringSet(65_536)
         self.failed = ExpiringSet(65_536)
+        self.started = 0  # flights so far, those that nobody could join too
         self._flying: dict[tuple[str, Headers], Flight] = {}
 
     def joinable(self, shelf: str, variant: Headers, since: float) -> Flight | None:

@@ -21,7 +21,7 @@ _REMEMBERED: Final = 1000  # batches that are known again when they come twice
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Records that were written as one, numbered from `first` to `last`; `before` is the last one of the batch ahead
-    of it. `at` is in seconds of the log's own clock.
+    of it. `at` is in seconds of the log's own clock. `sender` is empty where nobody waits to hear who has applied it.
     """
 
     epoch: str
@@ -89,6 +89,10 @@ class Follower:
     def behind(self) -> bool:
         """Whether something is known to be missing."""
         return self._missing is not None
+
+    def missing_for(self, now: float) -> float:
+        """Seconds since that was heard of, 0 where nothing is."""
+        return 0.0 if self._missing is None else max(0.0, now - self._missing)
 
     def hear(self, batch: Batch, now: float) -> Heard:
         """Take a message, or the answer to an append of our own."""
@@ -161,7 +165,8 @@ class Follower:
 
 
 class Outbox:
-    """Targets that others have to be told of, in order; more than there is room for become one soft `all`.
+    """Targets that others have to be told of, in order, each of them once; more than there is room for become one
+    soft `all`.
 
     What is taken stays until it is known whether it was sent; what is put meanwhile goes behind it, since it may
     have happened after that was written.
@@ -170,8 +175,8 @@ class Outbox:
     __slots__ = ("_flying", "_soft", "_soft_flying", "_waiting")
 
     def __init__(self) -> None:
-        self._waiting: list[Target] = []
-        self._flying: list[Target] = []
+        self._waiting: dict[Target, None] = {}
+        self._flying: dict[Target, None] = {}
         self._soft = self._soft_flying = False
 
     def __len__(self) -> int:
@@ -180,29 +185,29 @@ class Outbox:
     def put(self, targets: Sequence[Target]) -> None:
         """Let them wait."""
         if not self._soft:
-            self._waiting += targets
+            self._waiting.update(dict.fromkeys(targets))
             self._limit()
 
     def take(self) -> tuple[Sequence[Target], bool]:
         """All that wait, and whether they are soft: nothing while others are taken."""
         if self._flying:
             return (), False
-        self._flying, self._waiting = self._waiting, []
+        self._flying, self._waiting = self._waiting, {}
         self._soft_flying, self._soft = self._soft, False
         return tuple(self._flying), self._soft_flying
 
     def sent(self) -> None:
         """What was taken has been written."""
-        self._flying = []
+        self._flying = {}
 
     def failed(self) -> None:
         """It has not, as far as is known."""
         if self._soft_flying:
             self._waiting, self._soft = self._flying, True
         elif not self._soft:
-            self._waiting = self._flying + self._waiting
-        self._flying = []
+            self._waiting = self._flying | self._waiting
+        self._flying = {}
 
     def _limit(self) -> None:
         if len(self) > MAX_OUTBOX:
-            self._waiting, self._soft = [(Kind.ALL, "")], True
+            self._waiting, self._soft = {(Kind.ALL, ""): None}, True

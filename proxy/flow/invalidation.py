@@ -16,7 +16,8 @@ from proxy.rules.keys import short
 from proxy.rules.message import Entry
 
 STEP: Final = 1 << 20  # positions between two records of a shared log
-MAX_MARKS: Final = 100_000  # (kind, value) pairs remembered, about 20 MiB; beyond it the oldest become the floor
+MAX_MARKS: Final = 100_000  # (kind, value) pairs remembered, about 20 MiB; beyond it the oldest become a floor
+BUCKETS: Final = 1 << 16  # floors of single URLs, about 2.5 MiB once there are any
 
 
 @unique
@@ -78,7 +79,9 @@ class InvalidationLog:
     positions apart: room for those that this instance applies on its own, ahead of the shared log or
     without one.
 
-    `floor`: what was applied at or before it is not known in detail. `trusted_until`, in monotonic
+    `floor`: what was applied at or before it is not known in detail. Records of single URLs, of which clients
+    can cause any number, never raise it: where there are too many, those of the same hash have a floor of their
+    own, and one flood touches no more than shares its buckets. `trusted_until`, in monotonic
     seconds, is how long the shared log vouches for being complete here; behind that an entry may
     be used for `grace` seconds after it came, as a purge may be missed for that long. `drop`: what
     nobody can vouch for is gone, and not validated.
@@ -87,8 +90,10 @@ class InvalidationLog:
     __slots__ = (
         "_base",
         "_began",
+        "_buckets",
         "_marks",
         "_prefixes",
+        "_urls",
         "drop",
         "epoch",
         "floor",
@@ -103,7 +108,9 @@ class InvalidationLog:
         self.epoch = ""  # of the shared log, once it was heard of
         self.position = self.floor = 0
         self._base = self._began = 0  # positions of the shared log's record 0, and of where it was when first heard of
-        self._marks: OrderedDict[tuple[Kind, str], _Mark] = OrderedDict()
+        self._urls: OrderedDict[tuple[Kind, str], _Mark] = OrderedDict()  # of URL and TARGET
+        self._marks: OrderedDict[tuple[Kind, str], _Mark] = OrderedDict()  # of the other kinds
+        self._buckets: list[int] = []  # position of the last forgotten of `_urls`; a position may exceed 64 bits
         self._prefixes = 0  # marks of that kind: without any, no path is cut up
 
     def append(self, targets: Iterable[Target], now: float, *, soft: bool = False) -> None:
@@ -144,26 +151,51 @@ class InvalidationLog:
     def _apply(self, record: Record, position: int) -> None:
         """Take note of it. Nothing is searched: entries find out when they are asked for."""
         key = (record.kind, short(record.value))
-        mark = self._marks.pop(key, None)
+        marks = self._held(record.kind)
+        mark = marks.pop(key, None)
         if mark is None:
             mark = _Mark()
             self._prefixes += record.kind is Kind.PREFIX
-        self._marks[key] = mark
+        marks[key] = mark
         if record.soft:
             mark.soft, mark.soft_at = position, record.at
         else:
             mark.hard = position
         self.position = position
-        if len(self._marks) > MAX_MARKS:
+        if len(self._urls) + len(self._marks) > MAX_MARKS:
+            self._forget()
+
+    def _forget(self) -> None:
+        """The oldest mark, of single URLs as long as there is one."""
+        if self._urls:
+            (kind, value), oldest = self._urls.popitem(last=False)
+            self._buckets = self._buckets or [0] * BUCKETS
+            at = bucket(kind, value)
+            self._buckets[at] = max(self._buckets[at], oldest.hard, oldest.soft)
+        else:
             (kind, _), oldest = self._marks.popitem(last=False)
             self._prefixes -= kind is Kind.PREFIX
             self.floor = max(self.floor, oldest.hard, oldest.soft)
+
+    def _held(self, kind: Kind) -> OrderedDict[tuple[Kind, str], _Mark]:
+        return self._urls if kind is Kind.URL or kind is Kind.TARGET else self._marks
+
+    def _unknown(self, subject: Subject, since: int) -> bool:
+        """Whether what is behind a position is not all known, as far as it may touch the subject: some is forgotten,
+        or the position lies ahead.
+        """
+        if since < self.floor or since > self.position:
+            return True
+        if not self._buckets:
+            return False
+        names = (Kind.URL, subject.url), (Kind.TARGET, subject.url[_target(subject.url) :])
+        return any(since < self._buckets[bucket(kind, short(value))] for kind, value in names)
 
     def overtaken(self, subject: Subject, since: int) -> bool:
         """Whether any record behind a position touches the subject, or might."""
         if since == self.position:
             return False
-        if since < self.floor or since > self.position:
+        if self._unknown(subject, since):
             return True
         return any(mark.hard > since or mark.soft > since for mark in self._matching(subject))
 
@@ -177,14 +209,14 @@ class InvalidationLog:
         marks = list(self._matching(entry))
         if any(mark.hard > since for mark in marks):
             return None
-        if since < self.floor or since > self.position:
+        if self._unknown(entry, since):
             return None if self.drop else distrust(entry)
         soft = max((mark.soft_at for mark in marks if mark.soft > since), default=None)
         return entry if soft is None else soften(entry, soft)
 
     def touching(self, subject: Subject, since: int) -> list[tuple[Kind, bool]]:
         """The kinds of records behind a position that touch the subject, and whether they were soft."""
-        marks = [(kind, self._marks.get((kind, short(value)))) for kind, value in self._names(subject)]
+        marks = [(kind, self._held(kind).get((kind, short(value)))) for kind, value in self._names(subject)]
         return [(kind, m.hard <= since) for kind, m in marks if m is not None and max(m.hard, m.soft) > since]
 
     def vouched(self, entry: Entry, now: float) -> Entry | None:
@@ -195,13 +227,13 @@ class InvalidationLog:
 
     def _matching(self, subject: Subject) -> Iterator[_Mark]:
         for kind, value in self._names(subject):
-            mark = self._marks.get((kind, short(value)))
+            mark = self._held(kind).get((kind, short(value)))
             if mark is not None:
                 yield mark
 
     def _names(self, subject: Subject) -> Iterator[tuple[Kind, str]]:
         """Everything a record could call the subject by."""
-        target = subject.url.index("/", subject.url.index("://") + 3)
+        target = _target(subject.url)
         origin, path = subject.url[:target], subject.url[target:].partition("?")[0]
         yield Kind.ALL, ""
         yield Kind.HOST, subject.host
@@ -213,6 +245,16 @@ class InvalidationLog:
             for prefix in _prefixes(path):
                 yield Kind.PREFIX, prefix
                 yield Kind.PREFIX, origin + prefix
+
+
+def bucket(kind: Kind, value: str) -> int:
+    """Of a forgotten mark of that name, as it is remembered. Nobody outside can tell which names share one."""
+    return hash((kind, value)) % BUCKETS
+
+
+def _target(url: str) -> int:
+    """Where it begins."""
+    return url.index("/", url.index("://") + 3)
 
 
 def _prefixes(path: str) -> Iterator[str]:

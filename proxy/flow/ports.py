@@ -385,12 +385,12 @@ class SharedStore(Protocol):
     def give_up(self, lease: Lease, outcome: Alone | Broken | Apart) -> None:
         """There is nothing to store; whoever waits is told so, and the lease ends. After `keep` it does nothing.
 
-        Alone: what is stored goes too.
+        Alone: what is stored goes too, unless it is newer.
         """
         ...
 
     def drop(self, entry: Entry) -> None:
-        """Forget one variant: the upstream has said that it is outdated."""
+        """Forget one variant, unless a newer one is stored: the upstream has said that it is outdated."""
         ...
 
 
@@ -405,7 +405,13 @@ class Progress:
 
 
 class LogUnreachable(Exception):
-    """An invalidation could not be written; nothing of it is applied anywhere."""
+    """The log is out of reach. `sent`: an invalidation may have been written all the same, and may be applied now or
+    later; else nothing of it is, anywhere.
+    """
+
+    def __init__(self, why: str = "", *, sent: bool = False) -> None:
+        super().__init__(why)
+        self.sent = sent
 
 
 class SharedLog(Protocol):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from proxy.flow.breaker import Breaker
 from proxy.flow.ports import Client, Origin
+from proxy.flow.tally import UpstreamTally
 from proxy.rules.keys import key_of, url_of
 from proxy.rules.lookup import has_credentials, is_plain
 from proxy.rules.message import Fields, Reason, Request
@@ -27,6 +28,7 @@ class Upstream:
     timeout: float
     origin: Origin
     breaker: Breaker
+    tally: UpstreamTally = field(default_factory=UpstreamTally)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Asked:
     condition: str | None = None
     fields: Fields = field(init=False)
     logged: bytes = b""  # made when the first line is written
+    hits: int = 0  # of its remembered answer, that have still to be counted
 
     def __post_init__(self) -> None:
         self.fields = self.request.fields

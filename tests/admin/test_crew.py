@@ -40,9 +40,9 @@ class Worker:
 
     @property
     def routes(self) -> Mapping[str, Mapping[str, Handler]]:
-        return {"/stats": {"GET": self._stats}, "/explain": {"POST": self._explain}}
+        return {"/entries": {"GET": self._entries}, "/explain": {"POST": self._explain}}
 
-    async def _stats(self, request: web.BaseRequest) -> web.Response:
+    async def _entries(self, request: web.BaseRequest) -> web.Response:
         return json_answer({"hits": self.number * 10, "asked": request.rel_url.raw_path_qs})
 
     async def _explain(self, request: web.BaseRequest) -> web.Response:
@@ -140,14 +140,14 @@ async def test_it_is_not_ready_where_nobody_is_but_alive(tmp_path: Path, trouble
 async def test_what_each_knows_of_itself_is_asked_of_all(tmp_path: Path) -> None:
     async with crew(tmp_path) as here:
         here.workers[2].socket.unlink()
-        status, said, _ = await here.ask("/stats?top=5")
+        status, said, _ = await here.ask("/entries?url=/a")
         assert status == 200
         assert said["workers"] == [
-            {"worker": 1, "process": 101, "hits": 10, "asked": "/stats?top=5"},
-            {"worker": 2, "process": 102, "hits": 20, "asked": "/stats?top=5"},
+            {"worker": 1, "process": 101, "hits": 10, "asked": "/entries?url=/a"},
+            {"worker": 2, "process": 102, "hits": 20, "asked": "/entries?url=/a"},
             {"worker": 3, "process": 103, "status": "no answer"},
         ]
-        status, said, _ = await here.ask("/entries?url=http://a.test/")
+        status, said, _ = await here.ask("/hot")  # these know of no such thing
         assert (status, said["type"]) == (404, "urn:readthrough:error:not-found")
 
 

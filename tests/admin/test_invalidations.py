@@ -9,6 +9,7 @@ from proxy.admin.server import AdminServer
 from proxy.admin.throttle import Throttle
 from proxy.flow.invalidation import InvalidationLog, Kind
 from proxy.flow.local_log import LocalLog
+from proxy.flow.ports import LogUnreachable
 from proxy.flow.site import Site
 from proxy.rules.policy import KeyRule
 from proxy.rules.routes import Match
@@ -112,6 +113,21 @@ async def test_without_the_log_nothing_is_applied_and_that_is_said(caplog: pytes
         assert "invalidation refused, as the log cannot be reached: everything, asked for by 127.0.0.1" in caplog.text
         here.log.down = False
         assert (await here.invalidate({"all": True}))[0] == 202
+
+
+async def test_what_the_log_has_not_confirmed_is_not_said_to_be_undone(caplog: pytest.LogCaptureFixture) -> None:
+    async with admin() as here:
+
+        async def unconfirmed(*_: object, **more: object) -> str:
+            raise LogUnreachable("no replica", sent=bool(more))
+
+        here.log.invalidate = unconfirmed  # type: ignore[method-assign]
+        status, said, fields = await here.invalidate({"all": True}, "?wait=2s")
+        assert (status, said["type"]) == (503, "urn:readthrough:error:log-unreachable")
+        assert said["detail"].startswith("It may have been applied, and may still be:")
+        assert said["detail"].endswith("Asking again does no harm.")
+        assert fields["Retry-After"] == "1"
+        assert "invalidation not confirmed by the log: everything, asked for by 127.0.0.1" in caplog.text
 
 
 @pytest.mark.parametrize("lost", ["down", "forgetful"])

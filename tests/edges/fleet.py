@@ -2,11 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from struct import Struct
 from typing import Final
+from zlib import crc32
 
+from proxy.edges import codec
 from proxy.edges.redis_link import Link
 from proxy.edges.redis_store import RedisStore
 from proxy.flow.background import Background
@@ -19,6 +22,7 @@ from tests.rules.build import bare
 KEY: Final = "http://h/a"
 EPOCH: Final = "e1"
 NEVER: Final = float("-inf")
+HEAD: Final = Struct("<2sBBddddddIB")  # of a frame
 
 
 async def until(question: Callable[[], object], within: float = 5.0) -> None:
@@ -92,6 +96,10 @@ class Instance:
     ) -> Entry:
         """What a fetch of this instance brings just now."""
         return bare(key, body, vary=vary, tags=tags, at=self.now(), window=window, seq=self.log.position)
+
+    def key_of(self, part: str) -> str:
+        """Where Redis has its `value`, `lease` or `waiters`."""
+        return str(getattr(self.store._desk.place("", KEY, (), apart=False), part))  # noqa: SLF001 - nobody else knows
 
     def keep(self, lead: Lead | None, entry: Entry, *, took: float = 0.0) -> None:
         self.store.keep(lead.lease if lead is not None else None, entry, self.now() - took)
@@ -186,3 +194,9 @@ def validated(entry: Entry) -> Entry:
 
 def varied(instance: Instance, body: bytes, *vary: tuple[str, str]) -> Entry:
     return instance.entry(body, vary=vary)
+
+
+def sealed(numbers: Sequence[float], payload: bytes, *, epoch: bytes = EPOCH.encode(), flags: int = 0) -> bytes:
+    """A frame that is whole, whatever it says. The numbers: n; fresh, stale, left, age, held, stored, asked in ms."""
+    head = HEAD.pack(b"RT", 1, flags, *numbers[:6], crc32(payload), len(epoch)) + epoch
+    return codec.stamped(head, payload, *numbers[6:8])

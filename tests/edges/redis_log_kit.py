@@ -58,10 +58,12 @@ class Peer:
         self.applied: list[str] = []  # batches by id
         self.found: Found | None = None  # what the last answer said
 
-    def append(self, *targets: Target, soft: bool = False) -> bytes:
+    def append(self, *targets: Target, soft: bool = False, asked: bool = True) -> bytes:
         """Write a batch, and see no answer; gives the message that everybody else gets."""
         body = write_body(targets, "me", soft=soft)
-        keys, args = self.layout.append(self.follower, secrets.token_hex(8), len(targets), body, self.fleet)
+        keys, args = self.layout.append(
+            self.follower, secrets.token_hex(8), len(targets), body, self.fleet, asked=asked
+        )
         head, _ = self._eval(APPEND, keys, args)
         message: bytes = head + b"\n" + body
         return message

@@ -1,10 +1,14 @@
 """Frames: what goes in comes out, and what is not whole is found out."""
 
 import os
+import struct
+from contextlib import suppress
 from dataclasses import replace
-from typing import Final
+from math import isfinite
+from typing import Any, Final
 from zlib import crc32
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +19,7 @@ from proxy.rules.admit import INLINE
 from proxy.rules.freshness import distrust
 from proxy.rules.message import Entry, Headers, held_once
 from proxy.rules.policy import Policy
+from tests.edges.fleet import sealed
 from tests.rules.build import NOW, admitted, bare, brief, entry
 
 EPOCH: Final = "e7"
@@ -154,6 +159,87 @@ def test_noise_is_no_frame(noise: bytes) -> None:
             read()
 
 
+NUMBERS: Final = (3.0, 60_000.0, 60_000.0, 60_000.0, 0.0, 0.0, STORED, STORED)  # of a frame that nothing ails
+JSON: Final = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 64) - 1)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+def paid(terms: list[Any]) -> bytes:
+    """The payload of an entry with those terms."""
+    key, written, lead, fields = b"http://h/", orjson.dumps(terms), b"HTTP/1.1 200 OK\r\n", b"\r\n"
+    return struct.pack("<IIIII", *map(len, (key, written, lead, fields, b"x"))) + key + written + lead + fields + b"x"
+
+
+QUESTION: Final = asked(bare())._replace(at=lambda _, n: n)
+TERMS: Final[list[Any]] = [[], [], [], "", 0.0, 0.0, 0.0, False, False, False, True, 0.0]
+
+
+def is_of_use(read: Entry) -> bool:
+    """Whether those who look at it get what they expect."""
+    times = (read.stored_at, read.born, read.fresh_until, read.stale_until, read.error_until, read.lost_until)
+    flags = (read.terms.always_validate, read.terms.distrusted, read.terms.never_stale, read.terms.stated)
+    texts = [*read.tags, *[text for pair in (*read.vary, *read.terms.aside) for text in pair], read.terms.policy]
+    return all(map(isfinite, times)) and {*map(type, flags)} == {bool} and {*map(type, texts)} == {str}
+
+
+def test_a_sealed_frame_that_nothing_ails_is_read() -> None:
+    assert is_of_use(codec.decode(sealed(NUMBERS, paid(TERMS)), QUESTION))
+
+
+@pytest.mark.parametrize("at", [0, 3, 4, 5, 6])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf"), 1e300])
+def test_numbers_that_nobody_can_count_with_are_damage(at: int, number: float) -> None:
+    with pytest.raises(Damaged):
+        codec.decode(sealed((*NUMBERS[:at], number, *NUMBERS[at + 1 :]), paid(TERMS)), QUESTION)
+
+
+@pytest.mark.parametrize("number", [-1.0, 2.0**53])
+def test_a_number_that_no_log_gives_is_damage(number: float) -> None:
+    with pytest.raises(Damaged):
+        codec.decode(sealed((number, *NUMBERS[1:]), paid(TERMS)), QUESTION)
+
+
+@pytest.mark.parametrize("at", range(len(TERMS)))
+@pytest.mark.parametrize("value", [None, "x", 1, {"a": "b"}, [1], [["a", 1]], [["a"]], ["a"], True])
+def test_terms_are_of_the_right_kinds_or_damage(at: int, value: object) -> None:
+    terms = [*TERMS[:at], value, *TERMS[at + 1 :]]
+    with suppress(Damaged):
+        assert is_of_use(codec.decode(sealed(NUMBERS, paid(terms)), QUESTION))
+
+
+@pytest.mark.parametrize("names", [{"a": 1}, "ab", [1], [["a"]], 5, [None], []])
+def test_a_pointer_to_anything_but_names_is_damage(names: object) -> None:
+    with pytest.raises(Damaged):
+        codec.decode_pointer(sealed(NUMBERS, orjson.dumps(names), flags=1))
+
+
+@brief
+@given(
+    st.lists(st.floats() | st.sampled_from(NUMBERS), min_size=8, max_size=8) | st.just(NUMBERS),
+    st.builds(lambda at, value: [*TERMS[:at], value, *TERMS[at + 1 :]], st.integers(0, len(TERMS)), JSON).map(paid)
+    | JSON.map(orjson.dumps)
+    | st.binary(max_size=80),
+    st.just(b"e7") | st.binary(max_size=255),
+    st.integers(0, 255),
+)
+def test_whatever_a_sealed_frame_says_it_is_an_entry_of_use_or_damage(
+    numbers: list[float], payload: bytes, epoch: bytes, flags: int
+) -> None:
+    frame = sealed(numbers, payload, epoch=epoch, flags=flags)
+    codec.is_heavy(frame)
+    with suppress(Damaged):
+        assert is_of_use(codec.decode(frame, QUESTION))
+    with suppress(Damaged):
+        assert {*map(type, codec.decode_pointer(frame))} == {str}
+
+
 @pytest.mark.parametrize(
     ("key", "policy", "vary"),
     [("http://h/other", "", ()), ("http://h/", "other", ()), ("http://h/", "", (("accept", "x"),))],
@@ -162,7 +248,7 @@ def test_noise_is_no_frame(noise: bytes) -> None:
 def test_what_was_stored_for_something_else_is_no_answer(key: str, policy: str, vary: Headers) -> None:
     kept = bare()
     with pytest.raises(Damaged):
-        codec.decode(framed(kept), replace(asked(kept), key=key, policy=policy, vary=vary))
+        codec.decode(framed(kept), asked(kept)._replace(key=key, policy=policy, vary=vary))
 
 
 @pytest.mark.parametrize("claimed", [3001, 2999, 1 << 31, 0])

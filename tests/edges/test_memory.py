@@ -664,3 +664,25 @@ def test_thousands_of_puts_later_the_size_is_still_exact(visits: int) -> None:
         if kept is not None:
             store.discard(kept)
     assert (store.count, store.size) == (0, 0)
+
+
+def test_a_look_at_all_variants_changes_nothing() -> None:
+    log = InvalidationLog()
+    store = Memory(20 * UNIT, log)
+    old, new = entry(vary=(("x", "1"),)), entry(vary=(("x", "2"),), at=AT + 1)
+    store.put(old)
+    store.put(new)
+    log.append([(Kind.ALL, "")], AT)
+    assert [(lying.entry, lying.checked, lying.asked) for lying in store.variants(old.key)] == [
+        (new, 0, False),
+        (old, 0, False),
+    ]
+    assert store.count == 2, "what is gone is removed by those who ask for it"
+    assert store.variants("http://h/other") == ()
+
+
+def test_a_look_tells_what_was_asked_for() -> None:
+    store, kept = memory(), entry()
+    store.put(kept)
+    store.find(kept.key, request(), AT)
+    assert [lying.asked for lying in store.variants(kept.key)] == [True]

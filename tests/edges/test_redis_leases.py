@@ -84,7 +84,6 @@ async def test_a_lease_that_is_kept_and_not_taken_is_not_renewed(fleet: Fleet) -
     claim = await a.claim()
     assert isinstance(claim, Lead)
     await until(lambda: fleet.keys("l") == [])
-    assert claim.lease.take() is False
 
 
 @pytest.mark.usefixtures("quick_renewals")
@@ -154,3 +153,22 @@ def test_a_loop_that_has_ended_needs_no_leases(server: Server) -> None:
     lead.lease.hold.said = False  # type: ignore[attr-defined]
     loop.close()
     del lead
+
+
+@pytest.mark.parametrize(
+    "lease", [b"", b"!", b"!\xff", b"t \xff 1", b"\xff e1 1", b"t e1 " + b"9" * 5000, b"t e1 -1", b"t e1"]
+)
+async def test_a_lease_that_none_of_us_has_written_is_nobodys(fleet: Fleet, server: Server, lease: bytes) -> None:
+    a = await fleet.instance()
+    server.ask("SET", a.key_of("lease"), lease, "PX", 60_000)
+    claim = await asyncio.wait_for(a.claim(), 1)
+    assert isinstance(claim, Lead)
+    await a.kept(a.entry(), claim)
+    assert fleet.keys("l") == []
+
+
+@pytest.mark.parametrize("lease", [b"t e1 0", b"!private"])
+async def test_a_lease_without_an_end_is_nobodys(fleet: Fleet, server: Server, lease: bytes) -> None:
+    a = await fleet.instance()
+    server.ask("SET", a.key_of("lease"), lease)
+    assert isinstance(await asyncio.wait_for(a.claim(), 1), Lead)

@@ -352,7 +352,7 @@ async def test_calls_of_their_own_hold_up_nobody() -> None:
     with single() as server:
         async with linked(server.url) as link:
             blocked = asyncio.create_task(link.alone("k", [Call(("BLPOP", "list", 5))], 5.0))
-            await eventually(lambda: server.calls("client|setname") >= 2, "connected")
+            await eventually(lambda: server.calls("client|setname") >= 3, "connected")
             for number in range(20):
                 assert await link.command("k", "ECHO", str(number)) == str(number).encode()
             assert not blocked.done()
@@ -376,7 +376,7 @@ async def test_calls_of_their_own_run_in_order_and_the_first_error_is_raised(red
 
 async def test_a_deadline_of_their_own_holds_for_calls_of_their_own() -> None:
     with single() as server:
-        async with linked(server.url) as link:
+        async with linked(server.url, deadline=DEADLINE) as link:
             await link.alone("k", [Call(("PING",))], 5.0)
             server.suspend()
             try:
@@ -385,7 +385,83 @@ async def test_a_deadline_of_their_own_holds_for_calls_of_their_own() -> None:
                 with pytest.raises(Unreachable, match="within 200 ms"):
                     await link.alone("k", [Call(("PING",))], 0.2)
                 assert 0.18 < time.monotonic() - began < 0.2 + 0.02 + max(await late, 0) + SLACK
-                assert not link.up, "whoever notices first, notices for all"
+                await eventually(lambda: not link.up, "whoever notices first makes the others look")
+            finally:
+                server.resume()
+
+
+async def test_a_burst_of_calls_of_their_own_takes_few_connections_and_leaves_the_link_up() -> None:
+    with single() as server:
+        async with linked(server.url) as link:
+            before = int(server.info("stats")["total_connections_received"])
+            replies = await asyncio.gather(*[link.alone("k", [Call(("ECHO", str(n)))], 20.0) for n in range(400)])
+            assert replies == [[str(n).encode()] for n in range(400)]
+            assert int(server.info("stats")["total_connections_received"]) - before <= 4 + 1, "INFO's own is one"
+            assert link.up
+
+
+async def test_a_call_of_its_own_that_gets_no_connection_leaves_those_that_stand() -> None:
+    with single() as server:
+        async with linked(server.url, deadline=DEADLINE) as link:
+            server.ask("CONFIG", "SET", "maxclients", 2)  # those that stand
+            with pytest.raises(Unreachable):
+                await link.alone("k", [Call(("PING",))], 1.0)
+            await asyncio.sleep(2 * DEADLINE)  # time enough to be judged
+            assert link.up
+            assert await link.command("k", "ECHO", "a") == b"a"
+            assert link.counters.reconnects == 1
+
+
+async def test_large_values_are_no_reason_to_replace_the_connection() -> None:
+    with single() as server:
+        values = {f"large{number}": bytes([number % 256]) * 102_400 for number in range(300)}
+        async with linked(server.url) as patient:
+            await asyncio.gather(*[patient.command(key, "SET", key, value) for key, value in values.items()])
+        async with linked(server.url, deadline=DEADLINE) as link:
+            began = time.monotonic()
+            waiting = [link.command(key, "GET", key) for key in values]
+            for one in waiting:
+                one.add_done_callback(lambda _: time.sleep(0.001))  # what the proxy does with each
+            replies = await asyncio.gather(*waiting, return_exceptions=True)
+            assert time.monotonic() - began > 2 * DEADLINE, "the point of it"
+            assert replies == list(values.values())
+            assert (link.counters.reconnects, link.counters.timeouts) == (1, 0)
+
+
+async def test_what_is_urgent_does_not_wait_behind_what_is_large() -> None:
+    with single() as server:
+        async with linked(server.url) as link:
+            await link.command("k", "SET", "large", bytes(32 << 20))
+            large = [link.command("k", "GET", "large") for _ in range(4)]
+            urgent = [link.command("k", "ECHO", "a", urgent=True), link.run(ECHO, ["k"], ["b"], urgent=True)]
+            assert await asyncio.gather(*urgent) == [b"a", [b"k", b"b"]]
+            assert not any(one.done() for one in large[1:])
+            assert [len(value) for value in await asyncio.gather(*large)] == [32 << 20] * 4
+
+
+async def test_either_connection_that_is_lost_opens_the_breaker() -> None:
+    with single() as server:
+        for turn in range(2):
+            async with linked(server.url) as link:
+                here = [await link.command("k", "CLIENT", "ID", urgent=urgent) for urgent in (False, True)]
+                server.ask("CLIENT", "KILL", "ID", here[turn])
+                await eventually(lambda: not link.up, "noticed")
+                with pytest.raises(Unreachable):
+                    await link.command("k", "PING", urgent=not turn)
+                assert await link.probe()
+                assert await link.command("k", "PING", urgent=True) == b"PONG"
+
+
+async def test_what_is_urgent_notices_a_server_that_hangs_within_the_deadline() -> None:
+    with single() as server:
+        async with linked(server.url, deadline=DEADLINE) as link:
+            server.suspend()
+            try:
+                late = asyncio.create_task(oversleep(DEADLINE))
+                reply, seconds = await outcome(link.run(ECHO, ["k"], ["a"], urgent=True))
+                assert isinstance(reply, Unreachable)
+                assert seconds < DEADLINE + 0.02 + max(await late, 0) + SLACK
+                assert not link.up
             finally:
                 server.resume()
 

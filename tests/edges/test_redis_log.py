@@ -230,6 +230,7 @@ async def test_an_announcement_into_a_black_hole_returns_in_time(server: Server,
 async def test_a_purge_without_redis_is_refused_in_time_and_nothing_is_applied(
     server: Server, prefix: str, fault: str
 ) -> None:
+    """It was not even sent: nothing can come of it."""
     async with Relay(server) as relay, member(relay.url, prefix, "a", deadline=0.1) as a:
         held = a.entry("x")
         if fault == "cut":
@@ -237,12 +238,35 @@ async def test_a_purge_without_redis_is_refused_in_time_and_nothing_is_applied(
         else:
             relay.black_hole()
         began = time.monotonic()
-        with pytest.raises(LogUnreachable):
+        with pytest.raises(LogUnreachable) as refusal:
             await a.told.invalidate([tag("x")], "me", soft=False)
+        assert not refusal.value.sent
         assert time.monotonic() - began < 0.1 + SLACK
         with pytest.raises(LogUnreachable):
             await a.told.progress("any", 1.0)
         assert a.log.judge(held, held.seq) is held
+
+
+async def test_a_purge_that_redis_got_and_did_not_answer_may_come_about(prefix: str) -> None:
+    with single() as server:
+        async with member(server.url, prefix, "a", deadline=0.5) as a:
+            await a.told.invalidate([tag("w")], "me", soft=False)  # which leaves a connection behind
+            held = a.entry("x")
+            server.suspend()
+            with pytest.raises(LogUnreachable) as refusal:
+                await a.told.invalidate([tag("x")], "me", soft=False)
+            assert refusal.value.sent
+            server.resume()
+            await eventually(lambda: not a.serves(held), "it has come about")
+            await eventually(lambda: a.told.state().number == 2, "and was read")
+
+
+async def test_a_purge_that_redis_refuses_to_write_is_not_said_to_be_written(prefix: str) -> None:
+    with single({"min-replicas-to-write": "1"}) as server:
+        async with member(server.url, prefix, "a", deadline=0.5) as a:
+            with pytest.raises(LogUnreachable, match="NOREPLICAS") as refusal:
+                await a.told.invalidate([tag("x")], "me", soft=False)
+            assert not refusal.value.sent
 
 
 async def test_starting_without_redis_works_and_goes_on_when_it_is_there(server: Server, prefix: str) -> None:
@@ -363,10 +387,10 @@ async def test_records_written_are_told_to_who_waits_for_them_here(server: Serve
 
 async def test_a_log_that_cannot_be_read_is_complained_about_and_followed_again(prefix: str) -> None:
     with single() as server:
-        server.ask("SET", f"{{{prefix}}}:meta", "of another kind")
+        server.ask("ACL", "SETUSER", "default", "-hset")
         async with member(server.url, prefix, "a", deadline=0.5) as a:
-            assert "WRONGTYPE" in a.told.state().trouble
-            server.ask("DEL", f"{{{prefix}}}:meta")
+            assert "cannot be read" in a.told.state().trouble
+            server.ask("ACL", "SETUSER", "default", "+hset")
             await a.caught_up()
             assert a.told.state().trouble == ""
 
@@ -380,10 +404,13 @@ async def test_a_purge_is_acknowledged_once_a_replica_has_it(prefix: str) -> Non
             assert replica.ask("XLEN", f"{{{prefix}}}:log") == 1
             assert a.told.state().replicas == 1
             replica.suspend()
+            held = a.entry("y")
             began = time.monotonic()
-            with pytest.raises(LogUnreachable, match="replica"):
+            with pytest.raises(LogUnreachable, match="replica") as refusal:
                 await a.told.invalidate([tag("y")], "me", soft=False)
             assert time.monotonic() - began < 0.1 + SLACK
+            assert refusal.value.sent
+            assert not a.serves(held), "it is written, and the others apply it too"
             replica.resume()
 
 
@@ -394,8 +421,11 @@ async def test_a_replica_that_nobody_knew_of_is_waited_for_too(prefix: str) -> N
             await eventually(lambda: "state=online" in server.info("replication").get("slave0", ""), "a replica")
             replica.suspend()
             a.told._replicas = 0  # noqa: SLF001 - as before the heartbeat that has just told
-            with pytest.raises(LogUnreachable):
+            held = a.entry("x")
+            with pytest.raises(LogUnreachable) as refusal:
                 await a.told.invalidate([tag("x")], "me", soft=False)
+            assert refusal.value.sent
+            assert not a.serves(held)
             replica.resume()
 
 
@@ -409,6 +439,70 @@ async def test_what_is_announced_for_a_client_that_leaves_is_told_all_the_same(s
         assert a.told.state().outbox == 1
         await relay.restore()
         await eventually(lambda: a.told.state().outbox == 0, "it was sent")
+
+
+async def test_what_is_announced_between_two_appends_is_told_though_its_client_leaves(
+    server: Server, prefix: str
+) -> None:
+    async with fleet(server.url, prefix, "a", "b") as [a, b]:
+        held = b.entry("x")
+        await a.told.announce([tag("w")])
+        announcing = asyncio.ensure_future(a.told.announce([tag("x")]))
+        await asyncio.sleep(0)
+        announcing.cancel()
+        await asyncio.wait([announcing])
+        assert announcing.cancelled(), "it was still to be sent"
+        await eventually(lambda: not b.serves(held), "it is told")
+
+
+@pytest.mark.usefixtures("patient")
+async def test_nobody_acknowledges_what_was_announced(server: Server, prefix: str) -> None:
+    async with fleet(server.url, prefix, "a", "b", "c") as members:
+        said = server.calls("publish")
+        await members[0].told.announce([tag("x")])
+        await eventually(lambda: all(one.told.state().number == 1 for one in members), "it is applied")
+        batch = await members[0].told.invalidate([tag("y")], "me", soft=False)
+        progress = await members[0].told.progress(batch, 5.0)
+        assert progress is not None
+        assert (len(progress.applied), progress.pending) == (3, ()), "who has applied this has applied the other"
+        assert server.ask("KEYS", f"{{{prefix}}}:ack:*") == [f"{{{prefix}}}:ack:{batch}".encode()]
+        assert server.calls("publish") - said == 1 + 1 + 3
+
+
+@pytest.mark.usefixtures("patient")
+async def test_many_announcements_at_once_are_few_batches_and_say_nothing_twice(server: Server, prefix: str) -> None:
+    async with fleet(server.url, prefix, "a", "b") as [a, b]:
+        held = [b.entry(f"x{number}") for number in range(200)]
+        for _ in range(3):
+            await asyncio.gather(*[a.told.announce([tag(f"x{number % 200}"), tag("y")]) for number in range(400)])
+        assert a.told.state().outbox == 0, "each of them was waited for"
+        await eventually(lambda: not any(b.serves(subject) for subject in held), "they are applied")
+        assert a.told.state().number == 3 * 201
+        assert server.ask("XLEN", f"{{{prefix}}}:log") == 3
+
+
+@pytest.mark.usefixtures("patient")
+async def test_in_a_flood_announcements_wait_for_one_another(server: Server, prefix: str) -> None:
+    async with fleet(server.url, prefix, "a") as [a]:
+        began = time.monotonic()
+
+        async def client(name: int) -> None:
+            for number in range(60):
+                await a.told.announce([tag(f"{name} {number}")])
+
+        await asyncio.gather(*[client(name) for name in range(5)])
+        most = (redis_log.CREDIT + time.monotonic() - began) / redis_log.PACE + 1
+        assert 60 <= server.ask("XLEN", f"{{{prefix}}}:log") <= most
+        assert a.told.state().number == 300
+
+
+async def test_acknowledgements_that_make_no_sense_are_not_heard(server: Server, prefix: str) -> None:
+    async with member(server.url, prefix, "a") as a:
+        channel = f"{prefix}:to:a"
+        for word in (b"ack b a soon", b"ack \xff \xff 1.0", b"\xff"):
+            await asyncio.to_thread(server.ask, "PUBLISH", channel, word)
+        await eventually(lambda: a.words == [b"\xff"], "the last")
+        await a.caught_up()
 
 
 async def test_what_waits_is_told_at_the_end_or_complained_about(

@@ -2,15 +2,19 @@
 
 import secrets
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import pytest
 import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from proxy.edges import redis_records
+from proxy.edges.redis_records import Layout, read_batch
 from proxy.flow.follower import Found, Heard
 from proxy.flow.invalidation import Kind
 from proxy.rules.message import Entry
-from tests.edges.redis_log_kit import WINDOW, Peer, id_of, number_of, tag
+from tests.edges.redis_log_kit import PROGRESS, WINDOW, Peer, id_of, number_of, tag
 from tests.redis_servers import HOST, Server, single
 
 
@@ -525,6 +529,160 @@ def test_everything_is_purged_for_everybody(join: Join) -> None:
     a, b = join("a"), join("b")
     held = b.entry("x")
     b.hear(a.append((Kind.ALL, "")))
+    assert not b.serves(held)
+
+
+def test_what_nobody_asks_for_leaves_nothing_but_its_record(join: Join, client: redis.Redis) -> None:
+    a, b = join("a"), join("b")
+    held = b.entry("x")
+    message = a.append(tag("x"), asked=False)
+    assert client.keys("*:ack:*") == []
+    batch = read_batch(message)
+    assert batch is not None
+    assert batch.sender == "", "so that nobody acknowledges it"
+    b.sync()
+    assert not b.serves(held)
+    assert client.keys("*:ack:*") == []
+
+
+Break = Callable[[redis.Redis, Layout, bytes], object]
+FIELDS: Final = ("epoch", "n", "id", "floor", "floor_id", "records", "era")
+KEYS: Final = ("log", "meta", "instances")
+
+
+def _in_meta(field: str) -> Break:
+    return lambda client, keys, junk: client.hset(keys.meta, field, junk)
+
+
+def _not_in_meta(field: str) -> Break:
+    return lambda client, keys, _: client.hdel(keys.meta, field)
+
+
+def _text(name: str) -> Break:
+    return lambda client, keys, junk: client.set(getattr(keys, name), junk)
+
+
+def _list(name: str) -> Break:
+    def change(client: redis.Redis, keys: Layout, junk: bytes) -> None:
+        client.delete(getattr(keys, name))
+        client.rpush(getattr(keys, name), junk)
+
+    return change
+
+
+def _hash(name: str) -> Break:
+    def change(client: redis.Redis, keys: Layout, junk: bytes) -> None:
+        client.delete(getattr(keys, name))
+        client.hset(getattr(keys, name), junk, junk)
+
+    return change
+
+
+def _in_entries(field: bytes) -> Break:
+    """The same stream with other words in it."""
+
+    def change(client: redis.Redis, keys: Layout, junk: bytes) -> None:
+        entries = client.execute_command("XRANGE", keys.log, "-", "+")  # type: ignore[no-untyped-call]
+        client.delete(keys.log)
+        for at, words in entries:
+            said = dict(zip(words[::2], words[1::2], strict=True)) if isinstance(words, list) else words
+            said[field] = junk
+            flat = [word for pair in said.items() for word in pair]
+            client.execute_command("XADD", keys.log, at, *flat)  # type: ignore[no-untyped-call]
+
+    return change
+
+
+def _for_a_moment(client: redis.Redis, keys: Layout, junk: bytes) -> None:
+    client.xdel(keys.log, client.execute_command("XADD", keys.log, "*", junk, junk))  # type: ignore[no-untyped-call]
+
+
+BREAKS: Final[dict[str, Break]] = {
+    **{f"{field} of meta": _in_meta(field) for field in FIELDS},
+    **{f"{field} of meta gone": _not_in_meta(field) for field in FIELDS},
+    "an instance": lambda client, keys, junk: client.hset(keys.instances, "x", junk),
+    "an instance's name": lambda client, keys, junk: client.hset(keys.instances, junk, junk),
+    "an instance that never ends": lambda client, keys, _: client.hset(keys.instances, "x", "- -1 " + "9" * 14),
+    "our own registration": lambda client, keys, junk: client.hset(keys.instances, "a", junk),
+    "an entry": lambda client, keys, junk: client.xadd(keys.log, {junk: junk}),
+    "an entry that went again": _for_a_moment,
+    "an entry among ours": lambda client, keys, _: client.xdel(keys.log, "2-0"),
+    **{f"the {field} of entries": _in_entries(field.encode()) for field in ("message", "count", "at", "id")},
+    **{f"{name} is text": _text(name) for name in KEYS},
+    **{f"{name} is a list": _list(name) for name in KEYS},
+    **{f"{name} is a hash": _hash(name) for name in KEYS},
+}
+
+
+JUNK: Final = (
+    *(b"", b"garbage", b"\xff\x00\xfe", b"nan", b"-1", b"1e9", b"0x10", b"1.5", b"9" * 400, b"7", b"a b", b"a b c"),
+    *(b"- -1 " + b"9" * 400, b"x\xff y 9", b"E 0 - 1 1 b a 0\n{}", b"1-x 5 9", b"%s %d"),
+)
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_whatever_stands_in_redis_the_log_is_followed_again(join: Join, client: redis.Redis, broken: str) -> None:
+    a, b = join("a"), join("b")
+    for junk in JUNK:
+        for first in ("append", "sync"):
+            for number in range(3):
+                a.append(tag(f"{number}"))
+            a.sync()
+            a.sync()  # who is alive is known
+            b.sync()
+            BREAKS[broken](client, a.layout, junk)
+            late = Peer(client, a.layout.records.removesuffix(":records"), "late")
+            if first == "append":
+                a.append(tag("w"))
+            for peer in (a, late, b, a):
+                peer.sync()
+            held = b.entry("x")
+            assert b.serves(held), (junk, first)
+            message = a.append(tag("x"))
+            assert id_of(message)
+            assert set(a.pending(id_of(message))) <= {"a", "b", "late"}
+            for peer in (a, b, late):
+                peer.sync()
+            assert not b.serves(held), (junk, first)
+            assert a.pending(id_of(message)) == [], (junk, first)
+            names = {name for name in client.hkeys(a.layout.instances) if isinstance(name, bytes)}
+            assert names == {b"a", b"b", b"late"}, (junk, first)
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_whatever_stands_where_a_batch_is_watched_it_is_no_batch_or_told_rightly(
+    join: Join, client: redis.Redis, junk: bytes
+) -> None:
+    a, b = join("a"), join("b")
+    message = a.append(tag("x"))
+    key = a.layout.progress(id_of(message))[0]
+    client.hset(key, junk, junk)
+    a.hear(message)
+    assert a.pending(id_of(message)) == ["b"]
+    for change in (lambda: client.hset(key, "*", junk), lambda: client.set(key, junk)):
+        change()
+        b.hear(message)
+        b.sync()
+        reply = client.eval(PROGRESS, 2, key, a.layout.instances)
+        assert reply is None or len(reply) == 2
+
+
+@given(junk=st.binary(max_size=40), broken=st.sampled_from(sorted(BREAKS)))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_in_redis_are_survived(client: redis.Redis, junk: bytes, broken: str) -> None:
+    client.flushall()
+    a, b = Peer(client, "p", "a"), Peer(client, "p", "b")
+    for number in range(3):
+        a.append(tag(f"{number}"))
+    for peer in (a, b):
+        peer.sync()
+    BREAKS[broken](client, a.layout, junk)
+    for peer in (a, b, a):
+        peer.sync()
+    held = b.entry("x")
+    a.append(tag("x"))
+    assert b.serves(held)
+    b.sync()
     assert not b.serves(held)
 
 

@@ -343,21 +343,30 @@ async def test_words_without_end_are_not_followed_without_end(fleet: Fleet) -> N
     assert isinstance(await waiting, Apart)
 
 
-async def test_a_purge_between_the_answer_and_its_use_makes_it_no_answer(fleet: Fleet) -> None:
-    a, b = await fleet.instances(2)
+async def test_nobody_waits_for_longer_than_they_wish_though_nothing_is_ever_said(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await fleet.instance()
+    monkeypatch.setattr("proxy.edges.redis_look.Look._answered", lambda *_: None)
+    claims = [a.claiming(within=0.1), a.claiming(within=0.2)]
+    begun = time.monotonic()
+    assert await asyncio.wait_for(asyncio.gather(*claims), 2) == [Apart(), Apart()]
+    assert time.monotonic() - begun > 0.19
+
+
+async def test_an_error_of_ours_is_counted_and_everybody_goes_alone(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await fleet.instance()
     await a.kept(a.entry())
-    claiming = b.claiming()
-    await asyncio.sleep(0)
+    large = a.entry(key="http://h/large")
+    await a.kept(replace(large, pieces=(b"0123456789" * 200_000,)))
+    await until(lambda: a.counters.kept == 2)
 
-    def purge() -> None:
-        if b.counters.found:  # told, and its claim has not had its turn
-            b.applies(1, Kind.URL, KEY)
-        else:
-            b.background.spawn(later(), "purge")
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
 
-    async def later() -> None:
-        purge()
-
-    purge()
-    assert isinstance(await claiming, Lead)
-    assert b.counters.found == 1
+    monkeypatch.setattr("proxy.edges.codec.decode", broken)
+    for key in (KEY, "http://h/large"):
+        assert isinstance(await asyncio.wait_for(a.claim(wanted(key=key)), 1), Apart)
+    assert a.counters.damaged == 2

@@ -75,20 +75,6 @@ class Instance(Site):
         """POST /invalidate."""
         return await self.call(f"/invalidate?wait={wait}" if wait else "/invalidate", what)
 
-    async def stats(self) -> Mapping[str, Any]:
-        """Its counters, by dotted names."""
-        response = await self.call("/stats")
-        assert response.status == 200, response
-        return flat(json.loads(response.body))
-
-
-def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested document as one of dotted names."""
-    named: dict[str, Any] = {}
-    for key, value in document.items():
-        named |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return named
-
 
 class Fleet:
     """The instances, oldest first, and what is behind them."""

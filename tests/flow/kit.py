@@ -18,6 +18,7 @@ from proxy.flow.flights import FlightMemory, Flights
 from proxy.flow.invalidation import InvalidationLog, Kind
 from proxy.flow.ports import Asked, Call, ClientError, OriginError, Outcome, SharedLog, SharedStore, Tunnel
 from proxy.flow.site import Lane, Site, Upstream
+from proxy.flow.tally import Tallies
 from proxy.rules.keys import key_of, url_of
 from proxy.rules.message import Entry, Head, Headers, Reason, Request, fold
 from proxy.rules.policy import Policy
@@ -337,7 +338,8 @@ class World:
         self.errors = Errors()
         self.match, self.x_cache, self.noted = Match() if match is None else match, x_cache, noted
         fill = Fill(self.memory, self.log, self.flights, self.background, self.clock, shared, told)
-        answers = Answers(self.clock, self if noted else None, lambda: "id", self.background)
+        self.tallies = Tallies(self.clock.now, self.clock.roll)
+        answers = Answers(self.clock, self if noted else None, lambda: "id", self.background, self.tallies)
         self.exchange = Exchange(self.site(policy), self.memory, self.log, self.flights, fill, answers, self.clock)
 
     def site(self, policy: Policy) -> Site:

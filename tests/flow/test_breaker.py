@@ -80,3 +80,14 @@ def test_a_call_from_before_the_opening_says_nothing_of_the_probe(breaker: Break
     assert not breaker.admits(15.0)
     breaker.succeeded()
     assert breaker.admits(15.0)
+
+
+def test_whether_it_would_admit_can_be_asked_without_a_probe() -> None:
+    breaker = Breaker(1, 5.0)
+    assert breaker.would_admit(0.0)
+    breaker.failed(0.0, probe=False)
+    assert not breaker.would_admit(4.9)
+    assert breaker.would_admit(5.0)
+    assert breaker.would_admit(5.0), "asking is no probe"
+    assert breaker.admits(5.0)
+    assert not breaker.would_admit(5.0), "one is out"

@@ -9,11 +9,25 @@ from typing import Any, Final
 import pytest
 
 from proxy.flow.explain import Explainer
-from proxy.flow.explanation import Act, Answer, Explanation, Way
+from proxy.flow.explanation import (
+    Act,
+    Answer,
+    Explanation,
+    Field,
+    InTheAir,
+    Lately,
+    Remembered,
+    Standing,
+    Step,
+    Touched,
+    Trust,
+    Way,
+)
 from proxy.flow.invalidation import Kind
+from proxy.flow.site import Lane, Site
 from proxy.rules.message import Reason, Request
 from proxy.rules.policy import KeyRule, Policy
-from proxy.rules.routes import Match
+from proxy.rules.routes import Match, Miss
 from tests.flow.kit import ETAG, FRESH, HOST, PLAIN, STALEABLE, World, request
 
 Act_ = Callable[[World], Awaitable[None]]
@@ -99,6 +113,18 @@ def flying(*asking: str) -> Act_:
 
     async def act(w: World) -> None:
         w.ask(*asking)
+        await w.idle()
+
+    return act
+
+
+def streaming(status: int) -> Act_:
+    """A request whose answer is on its way, and for nobody else."""
+
+    async def act(w: World) -> None:
+        w.ask()
+        await w.idle()
+        w.last.answer(status=status, length=3)
         await w.idle()
 
     return act
@@ -241,6 +267,12 @@ ROWS: Final = (
     # Methods, bodies, conditions.
     Row("a stored GET answers HEAD", "serve 200 hit", (stored(FRESH),), method="HEAD"),
     Row("a HEAD that nothing is stored for goes alone", "fetch uri-miss not-stored alone", method="HEAD"),
+    Row(
+        "so does one of what is stale, and nothing is validated by it",
+        "fetch stale expired alone",
+        (stored(FRESH, ETAG), later(61)),
+        method="HEAD",
+    ),
     Row("POST goes through", "fetch method method alone", (stored(FRESH),), method="POST", upload=(b"x",)),
     Row("OPTIONS goes through", "fetch method method alone", (stored(FRESH),), method="OPTIONS"),
     Row(
@@ -335,6 +367,12 @@ ROWS: Final = (
         "serve 200 stale-if-error",
         (stored(STALE), later(5), asked(status=503, reply=())),
     ),
+    Row(
+        "after an error what may only bridge silence is asked for again",
+        "fetch stale expired lead validates",
+        (stored(FRESH, ETAG), later(61), asked(status=503, reply=())),
+    ),
+    Row("after silence it is given", "serve 200 stale-if-error", (stored(FRESH, ETAG), later(61), failed())),
     Row("not for long", EXPIRED + " bridged", (stored(STALE), later(5), failed(), later(4))),
     miss("a failure without anything stale is asked again", failed()),
     Row(
@@ -352,6 +390,15 @@ ROWS: Final = (
     ),
     Row("what a purge has overtaken is not joined", "fetch uri-miss not-stored lead", (flying(), purged())),
     Row("who says who they are joins nobody else", "fetch uri-miss not-stored lead", (flying(),), ("Cookie: a=1",)),
+    Row("nor what is being answered for somebody alone", "fetch uri-miss not-stored alone", (streaming(401),)),
+    Row("an error is shared once", "fetch uri-miss not-stored join", (streaming(503),), told=Reason.UPSTREAM_ERROR),
+    Row(
+        "one of the same variant is joined",
+        "fetch vary-miss variant join",
+        (VARIED, flying("Accept-Encoding: br")),
+        ("Accept-Encoding: br",),
+    ),
+    Row("one of another variant is not", "fetch vary-miss variant lead", (VARIED, flying("Accept-Encoding: br"))),
     # Invalidated.
     miss("a hard purge makes it gone", stored(FRESH), purged()),
     miss("of a tag", stored(FRESH, "Cache-Tag: t"), purged(Kind.TAG, "t")),
@@ -443,6 +490,10 @@ async def agrees(w: World, row: Row) -> Explanation:
         if up.waited_for:
             up.reply(*row.reply, body=b"new")
     await w.idle()
+    for up in w.calls:
+        if not up.over:
+            up.end(b"old")
+    await w.idle()
     (outcome,) = [outcome for outcome in w.outcomes if outcome.request_id == "mine"]
     answer, account = explanation.answer, outcome.account
     assert answer.fwd is account.fwd
@@ -508,3 +559,141 @@ async def test_it_agrees_wherever_ages_directives_and_policies_meet(policy: Poli
             w.clock.at += age
             told.add(short(await agrees(w, Row("", "", asking=asking))))
     assert len(told) > 3, told
+
+
+def step(explanation: Explanation, name: Step) -> Any:  # noqa: ANN401 - whichever it is
+    (found,) = [found for found in explanation.steps if found.step is name]
+    return found
+
+
+async def test_the_steps_come_in_their_order() -> None:
+    async with World() as w:
+        await w.store(FRESH)
+        assert [found.step for found in explainer(w).explain(request()).steps] == list(Step)
+
+
+async def test_an_uncached_route_has_nothing_to_say_of_what_is_stored() -> None:
+    async with World(Policy(enabled=False)) as w:
+        told = [found.step for found in explainer(w).explain(request()).steps]
+        assert told == [Step.REQUEST, Step.ROUTE, Step.KEY, Step.CACHE, Step.REMEMBERED, Step.UPSTREAM]
+
+
+async def test_the_header_that_made_the_difference_is_named() -> None:
+    async with World() as w:
+        vary = "Vary: Accept-Encoding, Accept-Language"
+        await w.store(FRESH, vary, asking=("Accept-Encoding: gzip", "Accept-Language: de"))
+        found = step(explainer(w).explain(request("Accept-Encoding: gzip", "Accept-Language: en")), Step.VARIANTS)
+        (variant,) = found.stored
+        assert not variant.selected
+        assert [(seen.name, seen.same) for seen in variant.vary] == [
+            ("accept-encoding", True),
+            ("accept-language", False),
+        ]
+        assert (variant.vary[1].stored, variant.vary[1].asked) == ("de", "en")
+
+
+async def test_a_cookie_that_a_variant_was_selected_on_is_not_told() -> None:
+    async with World() as w:
+        await w.store(FRESH, "Vary: Cookie", asking=("Cookie: s3cret=1",))
+        explained = repr(explainer(w).explain(request("Cookie: mine=2")))
+        listed = repr(explainer(w).stored(request()))
+        assert "s3cret" not in explained + listed
+        assert "(hidden)" in explained
+        assert "(hidden)" in listed
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_it_says_where_the_shared_store_was_not_asked(shared: bool) -> None:
+    async with World() as w:
+        found = step(explainer(w, shared=shared).explain(request()), Step.VARIANTS)
+        assert found.memory_only == shared
+
+
+async def test_what_invalidated_an_entry_is_told_even_after_it_was_looked_at() -> None:
+    async with World() as w:
+        await w.store(STALEABLE, "Cache-Tag: t")
+        w.purge(Kind.TAG, "t", soft=True)
+        w.purge(Kind.TAG, "other")
+        before = step(explainer(w).explain(request()), Step.INVALIDATION)
+        assert (before.standing, before.records) == (Standing.STALE, (Touched(Kind.TAG, soft=True),))
+        w.ask()
+        assert step(explainer(w).explain(request()), Step.INVALIDATION) == before
+        await w.idle()
+        w.last.reply(FRESH)
+
+
+@pytest.mark.parametrize(("grace", "standing"), [(0.0, Standing.DISTRUSTED), (30.0, Standing.VALID)])
+async def test_it_says_that_nobody_vouches_for_the_log(grace: float, standing: Standing) -> None:
+    async with World() as w:
+        await w.store(FRESH)
+        w.clock.at += 1
+        w.log.trusted_until, w.log.grace = w.clock.at - 0.5, grace
+        found = step(explainer(w).explain(request()), Step.INVALIDATION)
+        assert (found.trust, found.grace, found.standing) == (Trust.BLIND, grace, standing)
+        assert explainer(w).stored(request())[0].standing is standing
+
+
+async def test_what_is_remembered_is_told_with_its_time() -> None:
+    async with World() as w:
+        await asked(reply=("Cache-Control: private",))(w)
+        w.clock.at += 10
+        found = step(explainer(w).explain(request()), Step.REMEMBERED)
+        assert found == Remembered(Lately(Reason.PRIVATE, 20.0), None)
+        w.clock.at += 25
+        assert step(explainer(w).explain(request()), Step.REMEMBERED).unshareable == Lately(Reason.PRIVATE, 0.0)
+        await failed("Cookie: a=1")(w)
+        w.clock.at += 1
+        found = step(explainer(w).explain(request("Cookie: b=2")), Step.REMEMBERED)
+        assert found == Remembered(None, Lately(Reason.TIMEOUT, 2.0))
+
+
+async def test_the_fetch_in_the_air_is_told() -> None:
+    async with World() as w:
+        w.ask()
+        await w.idle()
+        w.clock.at += 2
+        found = step(explainer(w).explain(request()), Step.UPSTREAM)
+        assert (found.way, found.flight) == (Way.JOIN, InTheAir(2.0, answered=False))
+        w.last.answer("Cache-Control: private", length=1)
+        await w.idle()
+        found = step(explainer(w).explain(request()), Step.UPSTREAM)
+        assert (found.way, found.flight) == (Way.ALONE, None)  # its answer was told to be unshareable
+        w.last.end(b"x")
+
+
+async def test_all_variants_of_a_url_are_listed_with_what_is_known_of_them() -> None:
+    policy = replace(PLAIN, tags=("route",), key=KeyRule(headers=("x-tenant",)))
+    async with World(policy) as w:
+        asking = ("X-Tenant: a", "Accept-Encoding: gzip")
+        await w.store(STALEABLE, "Vary: Accept-Encoding", "Cache-Tag: t", asking=asking, body=b"abc")
+        w.clock.at += 10
+        await w.store(FRESH, "Vary: Accept-Encoding", asking=("X-Tenant: a",))
+        w.purge(Kind.TAG, "t")
+        before = state(w, "http://example.com/a\nx-tenant=a")
+        newest, older = explainer(w).stored(request("X-Tenant: a"))
+        assert state(w, "http://example.com/a\nx-tenant=a") == before
+        assert (older.url, older.headers, older.vary) == (
+            "http://example.com/a",
+            (Field("x-tenant", "a"),),
+            (Field("accept-encoding", "gzip"),),
+        )
+        assert (older.status, older.length, older.age, older.left, older.arrived) == (200, 3, 10.0, 50.0, 10.0)
+        assert (older.tags, older.standing, older.current, older.route) == (("route", "t"), Standing.GONE, True, "all")
+        assert (newest.vary, newest.standing) == ((Field("accept-encoding", None),), Standing.VALID)
+        assert explainer(w).stored(request("X-Tenant: b")) == ()
+        w.exchange.site = w.site(replace(policy, default_ttl=1.0))
+        assert not explainer(w).stored(request("X-Tenant: a"))[0].current
+
+
+async def test_where_no_route_leads_nothing_is_listed() -> None:
+    async with World(match=Match(path="/other")) as w:
+        assert explainer(w).stored(request()) == ()
+
+
+async def test_a_route_that_was_passed_over_is_told_beside_the_one_that_was_taken() -> None:
+    async with World() as w:
+        (lane,) = w.exchange.site.lanes.values()
+        other = replace(lane.route, name="other", match=Match(path="/x"))
+        w.exchange.site = Site((other, lane.route), {"all": lane, "other": Lane(other, lane.upstream, "f")})
+        found = step(explainer(w).explain(request()), Step.ROUTE)
+        assert [(tried.route, tried.miss) for tried in found.tried] == [("other", Miss.PATH), ("all", None)]

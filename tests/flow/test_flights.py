@@ -432,3 +432,11 @@ def test_room_is_claimed_whole_or_not_at_all() -> None:
     memory = FlightMemory(10)
     assert [memory.take(6), memory.take(5), memory.take(4)] == [True, False, True]
     assert memory.used == 10
+
+
+async def test_a_failure_is_told_for_a_moment() -> None:
+    async with World() as w:
+        w.flights.failed.add("shelf", w.clock.at + 3, Reason.TIMEOUT)
+        assert w.flights.failed_lately("shelf", w.clock.at + 2.9) is Reason.TIMEOUT
+        assert w.flights.failed_lately("shelf", w.clock.at + 3) is None
+        assert w.flights.failed_lately("other", w.clock.at) is None

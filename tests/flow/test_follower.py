@@ -4,7 +4,7 @@ import pytest
 
 from proxy.flow import follower
 from proxy.flow.follower import Answer, Batch, Follower, Found, Heard, Outbox
-from proxy.flow.invalidation import InvalidationLog, Kind
+from proxy.flow.invalidation import InvalidationLog, Kind, Target
 
 X, Y, Z = ((Kind.TAG, name) for name in "xyz")
 ALL = (Kind.ALL, "")
@@ -12,6 +12,10 @@ ALL = (Kind.ALL, "")
 
 def batch(before: int, number: int, name: str = "", before_id: str = "", epoch: str = "E") -> Batch:
     return Batch(epoch, before, before_id or f"b{before}", number, number, name or f"b{number}", "a", 0.0, [X])
+
+
+def many(number: int) -> list[Target]:
+    return [(Kind.TAG, f"m{at}") for at in range(number)]
 
 
 def standing(number: int = 7) -> tuple[InvalidationLog, Follower]:
@@ -95,6 +99,17 @@ def test_what_waits_goes_out_in_order_and_together() -> None:
     assert box.take() == ((), False)
 
 
+def test_what_waits_twice_goes_out_once() -> None:
+    box = Outbox()
+    box.put([X, Y, X])
+    box.put([Y, Z])
+    assert box.take() == ((X, Y, Z), False)
+    box.put([X])
+    assert len(box) == 4, "it may have happened after the one on its way was written"
+    box.failed()
+    assert box.take() == ((X, Y, Z), False)
+
+
 def test_what_was_put_during_an_attempt_goes_behind_it() -> None:
     box = Outbox()
     box.put([X])
@@ -109,7 +124,7 @@ def test_what_was_put_during_an_attempt_goes_behind_it() -> None:
 
 def test_more_than_there_is_room_for_is_one_soft_all() -> None:
     box = Outbox()
-    box.put([X] * 1000)
+    box.put(many(1000))
     assert len(box) == 1000
     box.put([Y])
     box.put([Z])
@@ -118,7 +133,7 @@ def test_more_than_there_is_room_for_is_one_soft_all() -> None:
 
 def test_an_all_on_its_way_does_not_cover_what_comes_behind_it() -> None:
     box = Outbox()
-    box.put([X] * 1001)
+    box.put(many(1001))
     box.take()
     box.put([Y])
     box.sent()
@@ -127,9 +142,9 @@ def test_an_all_on_its_way_does_not_cover_what_comes_behind_it() -> None:
 
 def test_what_failed_and_what_came_meanwhile_may_be_too_much_together() -> None:
     box = Outbox()
-    box.put([X] * 600)
+    box.put(many(1001)[:600])
     box.take()
-    box.put([Y] * 401)
+    box.put(many(1001)[600:])
     box.failed()
     assert box.take() == ((ALL,), True)
     box.put([Y])

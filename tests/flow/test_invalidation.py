@@ -302,6 +302,71 @@ def test_below_the_floor_everything_is_distrusted_and_overtaken() -> None:
     assert not log.overtaken(subject, 1)
 
 
+def flood(log: InvalidationLog, records: int, *, most: int, buckets: int = invalidation.BUCKETS) -> None:
+    """Purges of as many other URLs."""
+    with marks(most), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(invalidation, "BUCKETS", buckets)
+        for number in range(records):
+            kind, value = (Kind.TARGET, f"/x/{number}") if number % 2 else (Kind.URL, f"http://h/x/{number}")
+            log.append([(kind, value)], AT)
+
+
+def test_a_flood_of_urls_leaves_what_has_nothing_to_do_with_it_as_it_is() -> None:
+    log = InvalidationLog()
+    subjects = [entry(f"http://h/{number}") for number in range(1000)]
+    flood(log, 2000, most=100)
+    judged = [log.judge(subject, 0) for subject in subjects]
+    assert log.floor == 0
+    touched = sum(now is not was for now, was in zip(judged, subjects, strict=True))
+    assert touched < 200, "1,900 of 65,536 buckets, two look-ups each: 58 are to be expected"
+    assert sum(log.overtaken(subject, 0) for subject in subjects) == touched
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("record", [(Kind.URL, entry().url), (Kind.TARGET, "/a/b?c=/d")])
+def test_what_was_purged_and_forgotten_is_distrusted(record: tuple[Kind, str], soft: bool) -> None:
+    log = InvalidationLog()
+    log.append([record], AT, soft=soft)
+    purged = log.position
+    flood(log, 10, most=5)
+    assert is_distrusted(log.judge(entry(), purged - 1))
+    assert log.overtaken(entry(), purged - 1)
+
+
+def test_what_shares_a_bucket_with_what_was_forgotten_is_distrusted_and_dropped_where_that_is_wanted() -> None:
+    log = InvalidationLog()
+    flood(log, 10, most=5, buckets=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(invalidation, "BUCKETS", 1)
+        assert is_distrusted(log.judge(entry(), 4))
+        assert log.judge(subject := entry(), 5) is subject, "what was forgotten is older"
+        log.drop = True
+        assert log.judge(entry(), 4) is None
+
+
+def test_a_long_url_that_was_purged_and_forgotten_is_distrusted() -> None:
+    log, subject = InvalidationLog(), entry("http://h/" + "long" * 1000)
+    log.append([(Kind.URL, subject.url)], AT)
+    flood(log, 10, most=5)
+    assert is_distrusted(log.judge(subject, 0))
+
+
+def test_a_flood_of_urls_makes_no_record_of_another_kind_forgotten() -> None:
+    log = InvalidationLog()
+    log.append([(Kind.TAG, "t"), (Kind.PREFIX, "/p")], AT)
+    flood(log, 50, most=5)
+    assert log.judge(entry(tags=("t",)), 0) is None
+    assert log.judge(entry("http://h/p/1"), 0) is None
+    assert log.floor == 0
+
+
+def test_without_urls_the_oldest_of_the_others_raise_the_floor() -> None:
+    log = InvalidationLog()
+    with marks(2):
+        log.append([(Kind.URL, "http://h/x"), (Kind.TAG, "s"), (Kind.TAG, "t"), (Kind.TAG, "u")], AT)
+    assert log.floor == 2
+
+
 def test_a_repeated_record_takes_no_more_room_and_a_new_place() -> None:
     log = InvalidationLog()
     with marks(2):
@@ -372,19 +437,40 @@ class Truth(RuleBasedStateMachine):
         self.log = InvalidationLog()
         self.memory = Memory(1 << 30, self.log)
         self.written: list[_Written] = []
+        self.gone: set[_Written] = set()  # of those, what is not known in detail any more
         self.kept: dict[tuple[str, Headers], Entry] = {}
-        self.now = AT
+        self.now, self.most = AT, 0
         self.bodies = 0
 
-    @initialize(most=st.sampled_from([2, 4, 1000]))
-    def start(self, most: int) -> None:
+    @initialize(most=st.sampled_from([2, 4, 1000]), buckets=st.sampled_from([1, 3, 1 << 16]))
+    def start(self, most: int, buckets: int) -> None:
         self.patch.setattr(invalidation, "MAX_MARKS", most)
+        self.patch.setattr(invalidation, "BUCKETS", buckets)
+        self.most = most
 
     def teardown(self) -> None:
         self.patch.undo()
 
     def after(self, subject: Entry) -> list[_Written]:
         return [record for record in self.written if record.n > subject.seq and _matches(record, subject)]
+
+    def forget(self) -> None:
+        """Beyond so many names all records of the one that was named longest ago, URLs and targets first."""
+        known = {(record.kind, record.value): record for record in self.written if record not in self.gone}
+        if len(known) <= self.most:
+            return
+        oldest = min(known.values(), key=lambda record: (record.kind not in (Kind.URL, Kind.TARGET), record.n))
+        self.gone |= {r for r in self.written if (r.kind, r.value) == (oldest.kind, oldest.value)}
+
+    def in_doubt(self, subject: Entry) -> bool:
+        """Whether a forgotten record may touch it: one of another kind than URL and target touches everything."""
+        target = subject.url[subject.url.index("/", 8) :]
+        mine = {invalidation.bucket(Kind.URL, subject.url), invalidation.bucket(Kind.TARGET, target)}
+        return any(
+            record.kind not in (Kind.URL, Kind.TARGET) or invalidation.bucket(record.kind, record.value) in mine
+            for record in self.gone
+            if record.n > subject.seq
+        )
 
     @rule(seconds=st.floats(0.5, 40))
     def tick(self, seconds: float) -> None:
@@ -394,6 +480,7 @@ class Truth(RuleBasedStateMachine):
     def write(self, record: tuple[Kind, str], soft: bool) -> None:
         self.log.append([record], self.now, soft=soft)
         self.written.append(_Written(self.log.position, *record, soft, self.now))
+        self.forget()
 
     @rule(
         url=st.sampled_from(URLS),
@@ -407,7 +494,7 @@ class Truth(RuleBasedStateMachine):
         new = entry(
             url, tags, seq=max(0, self.log.position - ago), at=self.now, vary=vary, body=str(self.bodies).encode()
         )
-        overtaken, blind = bool(self.after(new)), new.seq < self.log.floor
+        overtaken, blind = bool(self.after(new)), self.in_doubt(new)
         old = self.kept.get((url, vary))
         older = old is not None and old.seq > new.seq
         stored = self.memory.put(new)
@@ -436,7 +523,7 @@ class Truth(RuleBasedStateMachine):
             assert getattr(found, until) <= getattr(original, until), "no window ever grows"
         if found.terms.always_validate:
             assert found.lost_until <= original.stored_at, "no window applies to what is distrusted"
-            assert original.seq < self.log.floor, "distrusted for no reason"
+            assert self.in_doubt(original), "distrusted for no reason"
             return
         assert all(record.soft for record in after), "gone, and served"
         if after:
@@ -448,7 +535,26 @@ class Truth(RuleBasedStateMachine):
     def bounded(self) -> None:
         assert self.log.position == len(self.written)
         assert self.log.floor <= self.log.position
+        assert len(self.log._urls) + len(self.log._marks) <= self.most  # noqa: SLF001 - memory is bounded
 
 
 Truth.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestTruth = Truth.TestCase
+
+
+def test_the_records_that_touch_a_subject_are_named() -> None:
+    log, subject = InvalidationLog(), entry(tags=("t",))
+    assert log.touching(subject, 0) == []
+    log.append([(Kind.TAG, "t"), (Kind.PREFIX, "/a")], AT, soft=True)
+    log.append([(Kind.URL, subject.url), (Kind.TAG, "other")], AT)
+    assert log.touching(subject, 0) == [(Kind.URL, False), (Kind.TAG, True), (Kind.PREFIX, True)]
+    assert log.touching(subject, 2) == [(Kind.URL, False)]
+    assert log.touching(subject, log.position) == []
+
+
+def test_a_hard_record_is_not_taken_for_the_soft_one_behind_it() -> None:
+    log, subject = InvalidationLog(), entry()
+    log.append([(Kind.ALL, "")], AT)
+    log.append([(Kind.ALL, "")], AT, soft=True)
+    assert log.touching(subject, 0) == [(Kind.ALL, False)]
+    assert log.touching(subject, 1) == [(Kind.ALL, True)]

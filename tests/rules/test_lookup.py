@@ -270,7 +270,7 @@ def test_a_route_may_ignore_what_clients_wish(field: str) -> None:
         pytest.param(
             distrust(HOUR),
             0,
-            Fetch(Fwd.STALE, Reason.MUST_VALIDATE, shared=True, base=distrust(HOUR)),
+            Fetch(Fwd.STALE, Reason.DISTRUSTED, shared=True, base=distrust(HOUR)),
             id="what is distrusted is asked about first",
         ),
         pytest.param(

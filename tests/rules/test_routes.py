@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.rules.policy import Policy
-from proxy.rules.routes import Match, Route, Routed, Unrouted, host_matches, path_pattern, route
+from proxy.rules.routes import Match, Miss, Route, Routed, Unrouted, host_matches, miss, path_pattern, route
 from tests.rules.build import brief
 
 segments = st.text(
@@ -121,3 +121,43 @@ def test_the_route_of_a_request(host: str, path: str, method: str, name: str, ca
 )
 def test_no_route(host: str, path: str, method: str, allow: tuple[str, ...]) -> None:
     assert route(ROUTES, host, path, method) == Unrouted(allow)
+
+
+hosts = st.sampled_from([None, "*", "a.example", "*.example", "a.example:81"])
+paths = st.sampled_from(["/*", "/a", "/{x}", "/a/*", "/{x}/b"])
+methods = st.sampled_from([(), ("GET",), ("GET", "HEAD"), ("POST",)])
+matches = st.builds(Match, hosts, paths, methods)
+
+
+@brief
+@given(
+    st.lists(matches, max_size=4),
+    st.sampled_from(["a.example", "a.example:81", "example", "b"]),
+    st.sampled_from(["/a", "/a/b", "/"]),
+    st.sampled_from(["GET", "POST"]),
+)
+def test_why_a_route_is_passed_over_is_told_as_it_is_decided(
+    given: list[Match], host: str, path: str, method: str
+) -> None:
+    """The two are written apart, for the sake of the requests."""
+    made = [to(str(i), match) for i, match in enumerate(given)]
+    why = [miss(one.match, host, path, method) for one in made]
+    found = route(made, host, path, method)
+    if isinstance(found, Routed):
+        assert why.index(None) == made.index(found.route)
+    else:
+        assert None not in why
+        assert bool(found.allow) == (Miss.METHOD in why)
+
+
+@pytest.mark.parametrize(
+    ("match", "why"),
+    [
+        (Match("other", "/x", ("POST",)), Miss.HOST),
+        (Match("h", "/x", ("POST",)), Miss.PATH),
+        (Match("h", "/a", ("POST",)), Miss.METHOD),
+        (Match("h", "/a", ("GET",)), None),
+    ],
+)
+def test_the_first_part_that_does_not_fit_is_told(match: Match, why: Miss | None) -> None:
+    assert miss(match, "h", "/a", "GET") is why

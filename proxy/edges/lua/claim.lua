@@ -47,14 +47,17 @@ end
 
 local lease = redis.call('GET', KEYS[2])
 if lease then
-    if string.sub(lease, 1, 1) == '!' then
-        return {'alone', string.sub(lease, 2)}
+    -- What none of us has written, or has no end, is nobody's.
+    local left = redis.call('PTTL', KEYS[2])
+    local reason = string.match(lease, '^!([%w-]+)$')
+    local holder, its_epoch, its_n = string.match(lease, '^(%w+) ([%w-]+) (%d+)$')
+    if reason and left >= 0 then
+        return {'alone', reason}
     end
-    local holder, its_epoch, its_n = string.match(lease, '^(%S+) (%S*) (%d+)$')
-    if holder and holder ~= overtaken then
+    if holder and holder ~= overtaken and left >= 0 and #its_n <= 15 then
         redis.call('SADD', KEYS[3], instance)
         redis.call('PEXPIRE', KEYS[3], waiters_ms)
-        return {'held', holder, its_epoch, its_n, redis.call('PTTL', KEYS[2]), now, served}
+        return {'held', holder, its_epoch, its_n, left, now, served}
     end
 end
 redis.call('SET', KEYS[2], token .. ' ' .. epoch .. ' ' .. n, 'PX', lease_ms)

@@ -31,10 +31,10 @@ local function is_newer(key)
         return false
     end
     if its_epoch == epoch and its_n ~= n then
-        return its_n > n
+        return its_n > n and its_n < 2 ^ 53
     end
     local _, its_asked = struct.unpack('<dd', frame, at)
-    return its_asked > asked
+    return its_asked > asked and its_asked <= now
 end
 
 local function store(key, first, rest, ttl)

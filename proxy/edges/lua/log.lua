@@ -28,6 +28,7 @@ local function field(entry, name)
   for at = 1, #entry[2], 2 do
     if entry[2][at] == name then return entry[2][at + 1] end
   end
+  return ''
 end
 
 local function number_of(entry)
@@ -39,6 +40,18 @@ local function born(epoch)
   return tonumber(string.match(epoch, '^%d+')) or 0
 end
 
+-- Put down instances that somebody knows of, as knowing nothing, where they are not registered.
+local function register(fleet)
+  for at = 1, #fleet - 1, 2 do
+    local there = redis.pcall('HEXISTS', INSTANCES, fleet[at])
+    if type(there) == 'table' then -- the key is of another kind
+      redis.call('DEL', INSTANCES)
+      there = 0
+    end
+    if there == 0 then redis.call('HSET', INSTANCES, fleet[at], '- -1 ' .. fleet[at + 1]) end
+  end
+end
+
 -- A new log, later by name than `known`. `fleet` has name and end of life (ms) of the instances somebody knows of.
 local function renew(candidate, known, fleet)
   local ms = math.max(math.floor(now / 1000), born(known) + 1)
@@ -46,26 +59,34 @@ local function renew(candidate, known, fleet)
   redis.call('DEL', LOG, META)
   redis.call('HSET', META, 'epoch', head.epoch, 'n', '0', 'id', '-', 'floor', '0', 'floor_id', '-', 'records', '0',
     'era', era)
-  for at = 1, #fleet, 2 do
-    if redis.call('HEXISTS', INSTANCES, fleet[at]) == 0 then
-      redis.call('HSET', INSTANCES, fleet[at], '- -1 ' .. fleet[at + 1])
-    end
-  end
+  register(fleet)
   redis.call('PUBLISH', CHANNEL, '')
   return head
 end
 
--- What is said of the log; nil where there is none, or it does not agree with the stream.
+-- A whole number that is exact here; nil for anything else.
+local function whole(word)
+  return #word < 16 and string.match(word, '^%d+$') and tonumber(word) or nil
+end
+
+-- What is said of the log; nil where there is none, it is none of ours, or it does not agree with the stream.
 local function heading()
-  local said = redis.call('HMGET', META, 'epoch', 'n', 'id', 'floor', 'floor_id', 'records', 'era')
+  local said = redis.pcall('HMGET', META, 'epoch', 'n', 'id', 'floor', 'floor_id', 'records', 'era')
+  if said.err then return nil end
   for at = 1, 7 do
     if not said[at] then return nil end
   end
-  local last = redis.call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]
-  local ends = last and number_of(last) == tonumber(said[2]) and field(last, 'id') == said[3]
-  if not ends and (last or said[2] ~= '0') then return nil end
-  return {
-    epoch = said[1], n = tonumber(said[2]), id = said[3], floor = tonumber(said[4]), floor_id = said[5],
-    records = tonumber(said[6]), era = said[7],
+  local head = {
+    epoch = said[1], n = whole(said[2]), id = said[3], floor = whole(said[4]), floor_id = said[5],
+    records = whole(said[6]), era = said[7],
   }
+  local named = string.match(head.epoch, '^%d+%-%w+$') and born(head.epoch) < 1e15
+    and string.match(head.id, '^[!-~]+$') and string.match(head.floor_id, '^[!-~]+$')
+  if not named or not head.n or not head.floor or not head.records or head.floor > head.n then return nil end
+  local some = redis.pcall('XREVRANGE', LOG, '+', '-', 'COUNT', 1)
+  if some.err then return nil end
+  local last = some[1]
+  local ends = last and last[1] == text(head.n) .. '-0' and field(last, 'id') == head.id
+  if not ends and (last or head.n ~= 0) then return nil end
+  return head
 end

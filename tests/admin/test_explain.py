@@ -1,0 +1,109 @@
+"""`POST /explain` over HTTP. Whether it is right is settled in tests/flow/test_explain.py."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from proxy.admin.entries import Entries
+from proxy.admin.explain import Explain
+from proxy.admin.server import AdminServer, Part
+from proxy.flow.explain import Explainer
+from proxy.rules.limits import Limits
+from tests.admin.kit import JSON, Admin, admin
+from tests.flow.kit import FRESH, World
+
+
+@asynccontextmanager
+async def explaining(w: World, limits: Limits | None = None) -> AsyncIterator[Admin]:
+    """An admin listener in front of a world."""
+    explainer = Explainer(lambda: w.exchange.site, w.memory, w.log, w.flights, w.clock.now, shared=False)
+
+    def parts(here: Admin) -> None:
+        known = limits or Limits()
+        served: list[Part] = [
+            Explain(explainer, lambda: known),
+            Entries(explainer, lambda: w.exchange.site, lambda: known),
+        ]
+        here.server = AdminServer(lambda: True, access=lambda: here.access, parts=served)
+
+    async with admin(change=parts) as here:
+        yield here
+
+
+async def explain(here: Admin, body: object) -> tuple[int, Any]:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return (await here.ask("/explain", "POST", JSON, raw))[:2]
+
+
+async def test_a_request_is_explained_and_not_made() -> None:
+    async with World() as w, explaining(w) as here:
+        await w.store(FRESH)
+        w.clock.at += 10
+        status, said = await explain(here, {"url": "http://example.com/a"})
+        assert status == 200
+        assert [step["step"] for step in said["steps"]] == [
+            *("request", "route", "key", "cache", "variants", "invalidation", "freshness", "client", "remembered"),
+            "upstream",
+        ]
+        assert said["answer"]["cache_status"] == "readthrough; hit; ttl=50"
+        assert (said["answer"]["act"], said["answer"]["status"]) == ("serve", 200)
+        assert len(w.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Cache-Control": ["max-age=5", "max-stale"]}, [["Cache-Control", "max-age=5"], ["cache-control", "max-stale"]]],
+)
+async def test_a_field_may_be_repeated(headers: object) -> None:
+    async with World() as w, explaining(w) as here:
+        status, said = await explain(here, {"url": "http://example.com/a", "headers": headers, "method": "HEAD"})
+        (client,) = [step for step in said["steps"] if step["step"] == "client"]
+        assert status == 200
+        assert [wish["directive"] for wish in client["wishes"]] == ["max-age=5", "max-stale"]
+
+
+async def test_what_the_listener_would_refuse_is_explained_too() -> None:
+    async with World() as w, explaining(w) as here:
+        status, said = await explain(here, {"url": "http://example.com/a/../b"})
+        assert status == 200
+        assert (said["answer"]["act"], said["answer"]["status"], said["answer"]["reason"]) == (
+            "refuse",
+            400,
+            "malformed",
+        )
+        assert said["steps"][0]["refused"] == "Dot segments in the path can be read in two ways."
+
+
+async def test_the_listeners_limits_count() -> None:
+    async with World() as w, explaining(w, Limits(max_headers=1)) as here:
+        _, said = await explain(here, {"url": "http://example.com/a", "headers": {"X": "y"}})
+        assert (said["answer"]["status"], said["answer"]["reason"]) == (431, "headers-too-large")
+
+
+@pytest.mark.parametrize(
+    ("body", "at"),
+    [
+        (b"{", ["body"]),
+        (b"[" * 100_000, ["body"]),
+        ([], ["body"]),
+        ({}, ["url"]),
+        ({"url": 5}, ["url"]),
+        ({"url": "/a"}, ["url"]),
+        ({"url": "http://user:pw@h/"}, ["url"]),
+        ({"url": "http://h/", "method": 5}, ["method"]),
+        ({"url": "http://h/", "method": "GET\r\n"}, ["method"]),
+        ({"url": "http://h/", "headers": "X: y"}, ["headers"]),
+        ({"url": "http://h/", "headers": {"X": 5}}, ["headers"]),
+        ({"url": "http://h/", "headers": [["X"]]}, ["headers"]),
+        ({"url": "http://h/", "headers": {"X": "a\r\nY: b"}}, ["headers[0]"]),
+        ({"url": "h", "methods": "GET", "headers": {"X:": "y"}}, ["'methods'", "url", "headers[0]"]),
+    ],
+)
+async def test_every_mistake_in_a_body_is_named(body: object, at: list[str]) -> None:
+    async with World() as w, explaining(w) as here:
+        status, said = await explain(here, body)
+        assert (status, said["type"]) == (400, "urn:readthrough:error:bad-request")
+        assert [error["at"] for error in said["errors"]] == at

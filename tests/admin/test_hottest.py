@@ -1,0 +1,35 @@
+"""`GET /hot`, over HTTP."""
+
+import pytest
+
+from proxy.admin.hottest import Hottest
+from proxy.admin.server import AdminServer
+from proxy.flow.hot import HotKeys
+from tests.admin.kit import Admin, admin
+
+
+def served(here: Admin) -> None:
+    hot = HotKeys(lambda: 0.0)
+
+    def settle() -> None:
+        if not len(hot):
+            for number in range(30):
+                hot.add(f"http://a/{number}", number + 1)
+
+    here.server = AdminServer(lambda: True, access=lambda: here.access, parts=[Hottest(hot, settle)])
+
+
+@pytest.mark.parametrize(("query", "count"), [("", 20), ("?top=3", 3), ("?top=9999", 30)])
+async def test_the_hottest_come_first(query: str, count: int) -> None:
+    async with admin(change=served) as here:
+        status, said, _ = await here.ask(f"/hot{query}")
+        assert status == 200
+        assert [key["key"] for key in said["keys"]] == [f"http://a/{29 - number}" for number in range(count)]
+        assert said["keys"][0].keys() == {"key", "rate", "excess"}
+
+
+@pytest.mark.parametrize("query", ["?top=", "?top=0", "?top=-1", "?top=x", "?top=10000", "?x=1", "?top=1&top=2"])
+async def test_a_question_that_is_not_understood_is_said_to_be(query: str) -> None:
+    async with admin(change=served) as here:
+        status, said, _ = await here.ask(f"/hot{query}")
+        assert (status, said["type"]) == (400, "urn:readthrough:error:bad-request")
