@@ -27,13 +27,14 @@ def stats(
     instance: Instance,
     *,
     watch: bool,
-    out: TextIO = sys.stdout,
+    out: TextIO | None = None,
     complain: Callable[[str], None],
     now: Callable[[], float] = time.monotonic,  # noqa: TID251 - a command has no clock but this one
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """Run the command and give its exit code. Who watches sees the last second, and Ctrl-C is a good end."""
     before: Reading | None = None
+    out = sys.stdout if out is None else out
     try:
         while True:
             try:

@@ -188,8 +188,9 @@ class Network(RuleBasedStateMachine):
         """Who is alive was heard of by all a moment ago, by their heartbeats."""
         layout = self.nodes["a"].peer.layout
         names = [name.decode() for name in self.client.hkeys(layout.instances) if isinstance(name, bytes)]
+        seconds, _ = self.client.time()
         for node in self.nodes.values() if names else ():
-            node.peer.fleet = tuple([word for name in names for word in (name, "99999999999999")])
+            node.peer.fleet = tuple([word for name in names for word in (name, f"{(seconds + 3600) * 1000}")])
         if lost == "everything":
             self.client.flushall()
         else:
