@@ -90,15 +90,17 @@ class CrewAdmin:
 
     async def _readiness(self, question: "_Question") -> web.Response:
         told = await self._ask_all(question, _READY_WITHIN)
-        # While one is replaced the others serve: to take all of them out would only add to the trouble.
-        ready = self._serving() and any(answer.status == 200 for _, answer in told)
+        # While one is replaced the others get its connections: to take all of them out would only add to the
+        # trouble. One that hangs keeps its connections, and its clients wait.
+        said = {answer.status for _, answer in told}
+        ready = self._serving() and 200 in said and 504 not in said
         members = {"status": "ready" if ready else "not ready", "workers": _listed(told)}
         return json_answer(members, status=200 if ready else 503)
 
     async def _all(self, question: "_Question") -> web.Response:
         told = await self._ask_all(question, _WITHIN)
         for _, answer in told:
-            if answer.status not in (200, 503):  # what is wrong with the question is so for all
+            if answer.status not in (200, 503, 504):  # what is wrong with the question is so for all
                 return _passed(answer)
         return json_answer({"workers": _listed(told)})
 
@@ -124,6 +126,8 @@ class CrewAdmin:
         async def one(member: Member) -> tuple[Member, _Answer]:
             try:
                 return member, await question.ask(member, within)
+            except TimeoutError:
+                return member, _Answer(504, {}, b'{"status":"no answer"}')
             except (aiohttp.ClientError, OSError):
                 return member, _Answer(503, {}, b'{"status":"no answer"}')
 
