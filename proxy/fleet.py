@@ -72,6 +72,7 @@ class Fleet:
         if not isinstance(self.told, RedisLog):
             return {}
         state = self.told.state()
-        if state.reachable and not state.blind_seconds:
-            return {"redis": "ok"}
-        return {"redis": "unreachable" if not state.blind_seconds else "unreachable, and hits are validated"}
+        word = "ok" if not state.blind_seconds else "its log cannot be read"
+        if not state.reachable:
+            word = "unreachable"
+        return {"redis": f"{word}, and hits are validated" if state.blind_seconds else word}

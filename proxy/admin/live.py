@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any, Final, TextIO
 
 from proxy.admin.client import Instance, Unanswered
+from proxy.admin.page import plain
 
 _EVERY: Final = 1.0  # seconds
 _WITHIN: Final = 2.0
@@ -113,11 +114,6 @@ def percentile(bounds: Sequence[float], counts: Sequence[int], share: float) -> 
         if below >= share * total:
             return f"≤ {bound * 1000:g} ms" if bound < 1 else f"≤ {bound:g} s"
     return f"> {bounds[-1]:g} s"
-
-
-def plain(text: object) -> str:
-    """What somebody else has said, without anything that a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
 def _of(stats: Mapping[str, Any], *names: str) -> Mapping[str, Any]:

@@ -99,7 +99,7 @@ class Exchange:
         self._tallies.hit(tally, asked.key, 1, sent, terms.fetch_seconds)
         said = (entry, now + min(1 - age % 1, left % 1), head, tail, route, status, sent, tally)
         if len(rest) <= _SMALL:
-            if len(self._said) == _MANY:
+            if len(self._said) == _MANY and asked not in self._said:
                 self.settle()
                 self._said.clear()
             self._said[asked] = said

@@ -309,6 +309,31 @@ async def test_what_is_said_again_is_said_for_its_own_moment(asking: tuple[str, 
         assert len(said) > 5, "time passes"
 
 
+async def test_what_is_said_again_within_its_second_is_not_made_again() -> None:
+    async with World(noted=False) as w:
+        await filled(w, FRESH, body=b"x", status=200, after=0.3)
+        known = w.exchange.read(request())
+        for said_again in (0, 1, 2):
+            client = FakeClient()
+            w.clients.append(client)
+            assert w.exchange.hit(known, client)
+            assert known.hits == said_again
+
+
+async def test_a_full_memory_is_not_emptied_by_what_it_holds_already() -> None:
+    async with World(noted=False) as w:
+        await filled(w, FRESH, body=b"x", status=200, after=0.3)
+        held = [w.exchange.read(request()) for _ in range(exchange._MANY)]  # noqa: SLF001 - as many as it holds
+        for round_ in range(2):
+            w.clock.at += 1.0
+            for known in held:
+                assert w.exchange.hit(known, FakeClient())
+                assert known.hits == 0, f"made anew for another second, in round {round_}"
+        for known in held:
+            assert w.exchange.hit(known, FakeClient())
+        assert [known.hits for known in held] == [1] * len(held)
+
+
 async def test_what_was_said_is_not_said_of_what_has_replaced_it() -> None:
     async with World(noted=False) as w:
         await filled(w, FRESH, body=b"old", status=200, after=0.3)
