@@ -12,7 +12,7 @@ COMPILE := .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-
 	--generate-hashes --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench bench-million bench-eviction format lock clean redis-server faketime
+.PHONY: help run test check bench bench-million bench-eviction format lock clean redis-server faketime chromium
 .DELETE_ON_ERROR:
 
 help:
@@ -33,7 +33,7 @@ else
 	@$(BIN)/readthrough serve --upstream '$(UPSTREAM)' --listen '$(LISTEN)' --admin '$(ADMIN)'
 endif
 
-test: .venv/installed-dev .venv/installed-node redis-server faketime
+test: .venv/installed-dev .venv/installed-node redis-server faketime chromium
 	$(BIN)/pytest $(ARGS)
 
 check: .venv/installed-dev
@@ -95,6 +95,12 @@ faketime: redis-server
 	@command -v faketime >/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] \
 		|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 			apt-get install -qq -y --no-install-recommends faketime >/dev/null; } || true
+
+# Likewise a browser for the dashboard. Where there is no Debian, `.venv/bin/playwright install chromium` brings one.
+chromium: faketime
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || ! command -v apt-get >/dev/null \
+		|| [ "$$(id -u)" != 0 ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -qq -y --no-install-recommends chromium >/dev/null; } || true
 
 # The conformance suite needs Node 18 or newer with npm; where the machine has none, a package carries one.
 .venv/installed-node: .venv/installed requirements-node.lock

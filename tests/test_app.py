@@ -553,7 +553,7 @@ async def test_a_request_that_waits_for_a_connection_to_an_upstream_that_is_gone
             first.ask("/slow")
             await until(lambda: two.asked)
             second.ask("/x", "Authorization: b")
-            await until(lambda: app.shared.counters.requests == 2)
+            await until(lambda: len(app.flights) == 2)
             await asyncio.sleep(0.01)
             await app.reload(lambda: without)
             two.gate.set()

@@ -31,7 +31,6 @@ class Trouble(Enum):
     INTERNAL = ("internal", 500)
     LOG_UNREACHABLE = ("log-unreachable", 503)
     NO_WORKER = ("no-worker", 503)
-    NOT_READY = ("not-ready", 503)
 
 
 @dataclass(frozen=True, slots=True)

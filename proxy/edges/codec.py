@@ -121,12 +121,6 @@ def head_of(packed: Packed, entry: Entry, place: tuple[str, int], now: float) ->
     return head + epoch
 
 
-def stamped(head: bytes, payload: bytes, stored_ms: float, asked_ms: float) -> bytes:
-    """The whole frame, as lua/fill.lua makes it."""
-    sealed = head + _STAMP.pack(stored_ms, asked_ms)
-    return sealed + _seal(sealed) + payload
-
-
 def is_heavy(frame: bytes) -> bool:
     """Whether decoding belongs in a thread."""
     if len(frame) > HEAVY or len(frame) < _HEAD.size or not frame[3] & _ZSTD:

@@ -121,7 +121,6 @@ class Connection(asyncio.Protocol, Generic[A]):
         self._admitted = shared.admitted < shared.limits.max_connections
         shared.admitted += self._admitted
         if not self._admitted:
-            shared.counters.refused_full += 1
             self._refuse(Refused(503, Reason.OVERLOADED, ""))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
@@ -232,7 +231,6 @@ class Connection(asyncio.Protocol, Generic[A]):
 
     def _begin(self, asked: A) -> None:
         shared = self._shared
-        shared.counters.requests += 1
         try:
             if asked.plain and not shared.draining and shared.hit(asked, self):
                 return
@@ -453,7 +451,6 @@ class Connection(asyncio.Protocol, Generic[A]):
         """Answer with an error of our own and close."""
         headers, body = problem(refused.status, refused.reason, refused.detail)
         head = head_bytes(refused.status, TITLES[refused.status], (*headers, *refused.headers, ("Connection", "close")))
-        self._shared.counters.refused += 1
         bodiless = self._asked is not None and self._asked.request.method == "HEAD"
         self._asked = None
         self._put(head + b"\r\n" + (b"" if bodiless else body))

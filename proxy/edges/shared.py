@@ -23,9 +23,6 @@ class Counters:
     """Plain integers, read when somebody asks."""
 
     accepted: int = 0
-    refused_full: int = 0
-    requests: int = 0
-    refused: int = 0
     timed_out: int = 0
 
 

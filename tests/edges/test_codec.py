@@ -19,7 +19,7 @@ from proxy.rules.admit import INLINE
 from proxy.rules.freshness import distrust
 from proxy.rules.message import Entry, Headers, held_once
 from proxy.rules.policy import Policy
-from tests.edges.fleet import sealed
+from tests.edges.fleet import sealed, stamped
 from tests.rules.build import NOW, admitted, bare, brief, entry
 
 EPOCH: Final = "e7"
@@ -31,7 +31,7 @@ MS: Final = 0.002
 def framed(kept: Entry, *, n: int = 3, at: float = NOW) -> bytes:
     """What is in Redis after an instance has stored it at that time."""
     packed = codec.pack(kept)
-    return codec.stamped(codec.head_of(packed, kept, (EPOCH, n), at), packed.payload, STORED, STORED - 50)
+    return stamped(codec.head_of(packed, kept, (EPOCH, n), at), packed.payload, STORED, STORED - 50)
 
 
 def asked(kept: Entry, *, now: float = NOW, after: float = 0.0) -> Asked:
@@ -258,7 +258,7 @@ def test_a_frame_that_lies_about_its_size_is_not_believed(claimed: int) -> None:
     lying = bytearray(packed.payload)
     lying[16:20] = claimed.to_bytes(4, "little")
     sealed = codec.Packed(bytes(lying), packed.flags, crc32(bytes(lying)))
-    frame = codec.stamped(codec.head_of(sealed, kept, (EPOCH, 3), NOW), sealed.payload, STORED, STORED)
+    frame = stamped(codec.head_of(sealed, kept, (EPOCH, 3), NOW), sealed.payload, STORED, STORED)
     with pytest.raises(Damaged):
         codec.decode(frame, asked(kept))
 
@@ -266,7 +266,7 @@ def test_a_frame_that_lies_about_its_size_is_not_believed(claimed: int) -> None:
 def test_a_pointer_names_fields_and_is_no_answer() -> None:
     kept = bare(vary=(("accept", "a"), ("x", "y")))
     packed = codec.pack_pointer(("accept", "x"))
-    frame = codec.stamped(codec.head_of(packed, kept, (EPOCH, 3), NOW), packed.payload, STORED, STORED)
+    frame = stamped(codec.head_of(packed, kept, (EPOCH, 3), NOW), packed.payload, STORED, STORED)
     assert codec.decode_pointer(frame) == ("accept", "x")
     with pytest.raises(Damaged):
         codec.decode(frame, asked(kept))
