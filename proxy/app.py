@@ -8,13 +8,12 @@ import resource
 import signal
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -23,37 +22,44 @@ from proxy.admin.config import Config
 from proxy.admin.entries import Entries
 from proxy.admin.explain import Explain
 from proxy.admin.hottest import Hottest
+from proxy.admin.instances import Instances
 from proxy.admin.invalidations import Invalidations
 from proxy.admin.metrics import Metrics
 from proxy.admin.reading import Redis, Sources
 from proxy.admin.server import AdminServer
-from proxy.admin.throttle import Throttle
-from proxy.certificates import load_pair, server_context, upstream_context
+from proxy.certificates import load_pair, server_context
 from proxy.edges.clock import Clock
 from proxy.edges.journal import AccessLog
 from proxy.edges.listener import Listener
 from proxy.edges.memory import Memory
-from proxy.edges.origin import HttpOrigin, Spawn
+from proxy.edges.origin import HttpOrigin
+from proxy.edges.redis_buckets import RedisBuckets
 from proxy.edges.redis_log import RedisLog
 from proxy.edges.shared import Shared
 from proxy.fleet import Fleet
 from proxy.flow.answers import Answers
 from proxy.flow.background import Background
-from proxy.flow.breaker import Breaker
 from proxy.flow.exchange import Exchange
 from proxy.flow.explain import Explainer
 from proxy.flow.fill import Fill
 from proxy.flow.flights import FlightMemory, Flights
 from proxy.flow.heads import Heads
-from proxy.flow.site import Lane, Site, Upstream
+from proxy.flow.invalidator import Invalidator
+from proxy.flow.purge import Purge
 from proxy.flow.tally import Tallies
+from proxy.flow.throttle import Throttle
+from proxy.flow.traced import Traced
 from proxy.rules.message import Reason
-from proxy.rules.routes import Route
 from proxy.settings import ConfigError, ServerTls, Settings, effective
-from proxy.settings import Upstream as UpstreamSettings
+from proxy.sites import Sites
+
+if TYPE_CHECKING:
+    from proxy.edges.tracing import OpenTelemetry
 
 _log = logging.getLogger("readthrough")
 
+RECLAIM_STEP = 0.02  # seconds between two steps of a walk through memory
+RECLAIM_REST = 5.0  # and before each walk
 _POLL = 0.05  # seconds between looks while draining
 _CERTIFICATE_POLL = 2.0  # seconds between looks at the certificate files
 
@@ -127,13 +133,19 @@ class App:
         fill = Fill(self.memory, self.log, self.flights, self.background, self.clock, fleet.store, fleet.told)
         self.tallies = Tallies(self.clock.now, self.clock.roll)
         answers = Answers(self.clock, self.journal, _request_ids(), self.background, self.tallies)
-        self._upstreams: dict[UpstreamSettings, Upstream] = {}
+        self.sites = Sites(fleet.buckets, self.tallies, self._body_timeout, self.background.spawn, self.clock.now)
         self.refusals: dict[Reason, int] = {}  # of requests that could not be read
-        self.exchange = Exchange(self._site(settings), self.memory, self.log, self.flights, fill, answers, self.clock)
+        invalidator = Invalidator(fleet.told, Throttle(self.clock.now))
+        purge = Purge(invalidator, answers, self.background)
+        self.exchange = Exchange(
+            self.sites.make(settings), self.memory, self.log, self.flights, fill, answers, self.clock, purge
+        )
+        self.tracing = _tracing(self.fleet.instance, self.clock.now) if settings.tracing else None
+        traced = None if self.tracing is None else Traced(self.tracing, self.exchange.hit, self.exchange.begin)
         self.shared = Shared(
             Heads(self.exchange.read),
-            self.exchange.hit,
-            self.exchange.begin,
+            self.exchange.hit if traced is None else traced.hit,
+            self.exchange.begin if traced is None else traced.begin,
             self.background.spawn,
             self.clock.now,
             settings.limits,
@@ -151,15 +163,17 @@ class App:
             access=self._access,
             components=fleet.state,
             parts=[
-                Invalidations(fleet.told, lambda: self.exchange.site, Throttle(self.clock.now)),
+                Invalidations(invalidator, lambda: self.exchange.site),
                 Explain(explainer, lambda: self.settings.limits),
                 Entries(explainer, lambda: self.exchange.site, lambda: self.settings.limits),
                 Config(lambda: effective(self.settings)),
                 Metrics(self._sources()),
                 Hottest(self.tallies.hot, self.exchange.settle),
+                Instances(fleet.told),
             ],
         )
         self._tls_watch: asyncio.TimerHandle | None = None
+        self._reclaiming: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Listen. Raises OSError where an address is taken, it or ValueError where a certificate is unusable."""
@@ -178,6 +192,7 @@ class App:
         host, port = settings.listen.host, settings.listen.port
         port = await self.listener.listen(host, port, context, reuse_port=self._berth is not None)
         self._serving = True
+        self._reclaim(iter(()), 0)
         _spare_the_collector()
         if self._berth is None:
             announce(settings, port)
@@ -186,7 +201,7 @@ class App:
         """Take up a new configuration, or keep the old one and say why."""
         try:
             fresh = read()
-            site = self._site(fresh)
+            site = self.sites.make(fresh)
         except ConfigError as error:
             _log.error("configuration not reloaded, the old one stays:\n%s", "\n".join(map(str, error.errors)))
             return
@@ -201,9 +216,11 @@ class App:
         self.shared.trust(fresh.trusted_proxies)
         self.shared.heads.forget()
         _log.info("configuration reloaded")
-        gone = [self._upstreams.pop(u) for u in set(self._upstreams) - set(fresh.upstreams.values())]
-        for upstream in gone:  # nothing is routed to them any more; what is under way may end
+        upstreams, limits = self.sites.retire(fresh)  # nothing new comes to these; what is under way may end
+        for upstream in upstreams:
             self.background.spawn(upstream.origin.retire(), "retire")
+        for buckets in limits:
+            self.background.spawn(buckets.close(), "retire")
 
     async def _shrink(self) -> None:
         while not self.memory.shrink():  # noqa: ASYNC110 - nobody else shrinks it
@@ -233,29 +250,22 @@ class App:
 
     async def close(self) -> None:
         """Let go of everything, at once."""
-        if self._tls_watch is not None:
-            self._tls_watch.cancel()
+        for timer in (self._tls_watch, self._reclaiming):
+            if timer is not None:
+                timer.cancel()
         self.listener.close()
         await self.background.drain(within=0.0)
-        for upstream in self._upstreams.values():
+        for upstream in self.sites.upstreams:
             await upstream.origin.close()
+        await asyncio.gather(*[buckets.close() for _, _, buckets in self.sites.buckets])
         await self.fleet.close()
         await self.admin.close()
         if self.journal is not None:
             self.journal.close()
+        if self.tracing is not None:
+            await self.tracing.close()
         if _freeze_survivors in gc.callbacks:
             gc.callbacks.remove(_freeze_survivors)
-
-    def _site(self, settings: Settings) -> Site:
-        """Routes and upstreams; an upstream that did not change keeps its connections and its breaker."""
-        timeout, spawn = self._body_timeout, self.background.spawn
-        made = {u: self._upstreams.get(u) or _upstream(u, timeout, spawn) for u in settings.upstreams.values()}
-        self._upstreams.update(made)
-        lanes = {}
-        for route in settings.routes:
-            upstream = settings.upstreams[route.upstream]
-            lanes[route.name] = Lane(route, made[upstream], _fingerprint(route, upstream))
-        return Site(settings.routes, lanes)
 
     def _sources(self) -> Sources:
         """Where what is counted is to be found."""
@@ -273,8 +283,13 @@ class App:
             memory=self.memory,
             log=self.log,
             upstreams=lambda: [
-                (made, made.origin) for made in self._upstreams.values() if isinstance(made.origin, HttpOrigin)
+                (made, made.origin) for made in self.sites.upstreams if isinstance(made.origin, HttpOrigin)
             ],
+            limits=lambda: [
+                (route, quota, made, made.counters if isinstance(made, RedisBuckets) else None)
+                for route, quota, made in self.sites.buckets
+            ],
+            gates=lambda: self.sites.gates,
             accepted=self.shared.counters,
             connections=self.shared.connections,
             lag=self.shared.lag,
@@ -293,6 +308,15 @@ class App:
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
         if self.journal is not None:
             self.journal.refused(peer, status, reason)
+
+    def _reclaim(self, walk: Iterator[None], seen: int) -> None:
+        """Give back, bit by bit, the memory of what was purged; up to the position `seen` of the log that is done."""
+        pause = RECLAIM_STEP
+        if next(walk, self) is self:
+            pause, position = RECLAIM_REST, self.log.position
+            if position != seen:
+                walk, seen = self.memory.reclaim(), position
+        self._reclaiming = asyncio.get_running_loop().call_later(pause, self._reclaim, walk, seen)
 
     def _watch_certificate(self, context: ssl.SSLContext, tls: ServerTls, seen: tuple[float, ...]) -> None:
         """Read the certificate again whenever its files change: new connections get the new one."""
@@ -324,6 +348,7 @@ def settled(fresh: Settings, running: Settings) -> Settings:
         ("tls", running.tls, fresh.tls),
         ("redis", running.redis, fresh.redis),
         ("access_log", running.access_log, fresh.access_log),
+        ("tracing", running.tracing, fresh.tracing),
         ("limits.flight_memory", running.limits.flight_memory, fresh.limits.flight_memory),
     ):
         if old != new:
@@ -336,9 +361,17 @@ def settled(fresh: Settings, running: Settings) -> Settings:
         tls=running.tls,
         redis=running.redis,
         access_log=running.access_log,
+        tracing=running.tracing,
         limits=replace(fresh.limits, flight_memory=running.limits.flight_memory),
         varied=fresh.varied | running.varied,
     )
+
+
+def _tracing(instance: str, now: Callable[[], float]) -> "OpenTelemetry | None":
+    """Raises ValueError where the environment asks for what there is not."""
+    from proxy.edges.tracing import start  # noqa: PLC0415 - an extra, loaded where it is wanted
+
+    return start(version("readthrough"), instance, now)
 
 
 def _spare_the_collector() -> None:
@@ -365,33 +398,6 @@ async def _either(event: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(event.wait(), seconds)
     except TimeoutError:
         return
-
-
-def _upstream(settings: UpstreamSettings, body_timeout: Callable[[], float], spawn: Spawn) -> Upstream:
-    tls = settings.tls
-    context = None
-    if settings.url.startswith("https:"):
-        files = (tls.ca, tls.certificate, tls.key) if tls else (None, None, None)
-        context = upstream_context(*files)
-    origin = HttpOrigin(
-        settings.url,
-        connect_timeout=settings.connect_timeout,
-        timeout=settings.timeout,
-        max_connections=settings.max_connections,
-        ssl=context,
-        server_name=tls.server_name if tls else None,
-        body_timeout=body_timeout,
-        spawn=spawn,
-    )
-    breaker = Breaker(settings.breaker.failures, settings.breaker.open)
-    return Upstream(
-        settings.name, urlsplit(settings.url).netloc, settings.preserve_host, settings.timeout, origin, breaker
-    )
-
-
-def _fingerprint(route: Route, upstream: UpstreamSettings) -> str:
-    """Marks what is stored under this policy and from this upstream."""
-    return blake2b(f"{route.policy.fingerprint()} {upstream.url}".encode(), digest_size=8).hexdigest()
 
 
 def _raise_file_limit(settings: Settings) -> None:

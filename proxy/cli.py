@@ -84,6 +84,7 @@ def _add_explain(commands: Any) -> None:  # noqa: ANN401 - argparse does not nam
     explain.add_argument(
         "-H", "--header", metavar="'Name: value'", action="append", default=[], help="of the request; may be repeated"
     )
+    explain.add_argument("--client", metavar="IP", help="whose request it would be; it counts for limits")
     explain.add_argument("--json", action="store_true", help="print the data instead of a page")
     _add_instance(explain)
     explain.set_defaults(error=explain.error)
@@ -189,7 +190,13 @@ def _explain(args: argparse.Namespace) -> int:
     headers = [header.partition(":") for header in args.header]
     if wrong := next((name for name, colon, _ in headers if not colon), None):
         error(f"-H: {wrong!r} is no header; write 'Name: value'")
-    members = {"method": args.method, "url": args.url, "headers": [[name, value.strip()] for name, _, value in headers]}
+    members: dict[str, Any] = {
+        "method": args.method,
+        "url": args.url,
+        "headers": [[name, value.strip()] for name, _, value in headers],
+    }
+    if args.client is not None:
+        members["client"] = args.client
     instance = _instance(args)
     try:
         answer = instance.post("/explain", members, 0.0)

@@ -2,13 +2,18 @@
 
 import os
 
+from proxy.edges.buckets import LocalBuckets
 from proxy.edges.clock import Clock
+from proxy.edges.redis_buckets import Desk as Limits
+from proxy.edges.redis_buckets import RedisBuckets
 from proxy.edges.redis_link import Link
 from proxy.edges.redis_log import RedisLog
 from proxy.edges.redis_store import RedisStore
 from proxy.flow.background import Background
 from proxy.flow.invalidation import InvalidationLog
 from proxy.flow.local_log import LocalLog
+from proxy.flow.ports import Buckets
+from proxy.rules.quota import Quota
 from proxy.settings import Redis
 
 
@@ -23,6 +28,8 @@ class Fleet:
         self.store: RedisStore | None = None
         self.link: Link | None = None
         self._services = Background()  # apart from the work for clients, which a stop waits for
+        self._now = clock.now
+        self._limits: Limits | None = None
         if redis is None:
             self.log = InvalidationLog()
             self.told = LocalLog(self.log, self.instance, clock.now)
@@ -51,6 +58,14 @@ class Fleet:
             on_word=self.store.on_word,
             on_hearing=self.store.on_hearing,
         )
+        told = self.told
+        self._limits = Limits(self.link, redis.prefix, lambda: told.instances, clock.now, self._services.spawn)
+
+    def buckets(self, route: str, quota: Quota) -> Buckets:
+        """Those of one limit of a route."""
+        if self._limits is None:
+            return LocalBuckets(quota.rate, quota.burst, self._now)
+        return RedisBuckets(self._limits, f"{route}/{quota.name}", quota.rate, quota.burst)
 
     async def start(self) -> None:
         """Catch up with the others, if that can be done in a moment; it goes on in the background."""

@@ -6,6 +6,7 @@ Durations are seconds, sizes bytes.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ from proxy.certificates import server_context, upstream_context
 from proxy.config import effective as told
 from proxy.config.document import ConfigError, Problem, Reading
 from proxy.config.kinds import BAD, Choice, File, Key, Leaf, ListOf, MapOf, OrOff, Section, Wrong, attempt
+from proxy.config.limiting import GATE, build_gate
 from proxy.config.routing import CACHE, ROUTE, build_route, check_routes, unreachable
 from proxy.config.vocabulary import (
     ADDRESS,
@@ -32,6 +34,7 @@ from proxy.config.vocabulary import (
 )
 from proxy.rules.limits import Limits
 from proxy.rules.policy import Policy
+from proxy.rules.quota import GateRule
 from proxy.rules.routes import Match, Route
 
 __all__ = [
@@ -92,6 +95,13 @@ class Redis:
 
 
 @dataclass(frozen=True, slots=True)
+class PurgeMethod:
+    """Who may send a PURGE to the data listener."""
+
+    allow: tuple[IPv4Network | IPv6Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamTls:
     """PEM files towards an upstream, and the name its certificate must carry instead of the URL's host."""
 
@@ -121,6 +131,7 @@ class Upstream:
     max_connections: int = 256
     tls: UpstreamTls | None = None
     breaker: Breaker = Breaker()
+    gate: GateRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +144,13 @@ class Settings:
     tls: ServerTls | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     access_log: bool = True
+    tracing: bool = False
     limits: Limits = field(default_factory=Limits)
     shutdown: Shutdown = Shutdown()
     admin: Admin = Admin()
     memory_max_size: int = _DEFAULT_MEMORY
     redis: Redis | None = None
+    purge_method: PurgeMethod | None = None
     workers: int = 1
     varied: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
@@ -177,6 +190,9 @@ _UPSTREAM: Final = Section(
             ),
             "When to leave a failing upstream alone.",
         ),
+        "max_concurrent": Key(
+            GATE, "How many requests are under way to it at once; a number, or a mapping.", field="gate"
+        ),
     },
     Upstream,
 )
@@ -197,6 +213,10 @@ _ROOT: Final = Section(
         ),
         "trusted_proxies": Key(ListOf(NETWORK), "Peers whose X-Forwarded-… and Forwarded are believed."),
         "access_log": Key(Choice({"json": True, "off": False}), "One line per request on standard output, or none."),
+        "tracing": Key(
+            Choice({"on": True, "off": False}),
+            "Spans by OpenTelemetry, which OTEL_… variables set up; needs the extra readthrough[otel].",
+        ),
         "limits": Key(
             Section(
                 {
@@ -274,9 +294,12 @@ _ROOT: Final = Section(
         ),
         "routes": Key(ListOf(ROUTE, least=1), "Which request goes where; the first match wins.", required=True),
         "purge_method": Key(
-            Section({"allow": Key(ListOf(NETWORK, least=1), "Who may.", required=True)}),
-            "PURGE on the data listener.",
-            available=False,
+            Section(
+                {"allow": Key(ListOf(NETWORK, least=1), "Addresses of clients that may.", required=True)},
+                PurgeMethod,
+                built=True,
+            ),
+            "PURGE on the data listener; absent, it is refused.",
         ),
     },
     Settings,
@@ -362,10 +385,19 @@ def _check_listeners(values: Mapping[str, Any], reading: Reading) -> None:
     if values.get("workers", 1) not in (1, BAD) and "redis" not in values:
         what = "more than 1 needs redis: without it every process would have purges and copies of its own"
         reading.error("workers", what, "add redis.url, or write 1")
+    if values.get("tracing") is True:
+        _try_out("tracing", _load_tracing, reading, "pip install 'readthrough[otel]', or write off")
     if isinstance(redis := values.get("redis"), Redis):
         from proxy.edges.redis_topology import parse_url  # noqa: PLC0415 - a client library, loaded where it is used
 
         _try_out("redis.url", partial(parse_url, redis.url), reading, "redis://host:6379/0 is the plain form")
+
+
+def _load_tracing() -> None:
+    try:
+        import_module("proxy.edges.tracing")
+    except ImportError:
+        raise ValueError("on needs OpenTelemetry, which is not installed") from None
 
 
 _PEM: Final = "name PEM files, the key without a passphrase and the certificate's own"
@@ -413,7 +445,10 @@ def _build(values: Mapping[str, Any]) -> Settings:
     """Settings of values in which nothing is BAD."""
     plain = {key: value for key, value in values.items() if key not in ("memory", "defaults", "upstreams", "routes")}
     memory = _memory(values) or _DEFAULT_MEMORY
-    upstreams = {name: Upstream(name, **upstream) for name, upstream in values["upstreams"].items()}
+    upstreams = {
+        name: Upstream(name, **{**upstream, "gate": build_gate(upstream.get("gate"))})
+        for name, upstream in values["upstreams"].items()
+    }
     routes = tuple(build_route(route, _cache_defaults(values), memory) for route in values["routes"])
     return Settings(upstreams, routes, memory_max_size=memory, **plain)
 
@@ -423,6 +458,9 @@ def _warnings(settings: Settings, reading: Reading) -> Iterator[Problem]:
     for name in sorted(settings.upstreams.keys() - used):
         at = f"upstreams.{name}"
         yield reading.problem(at, "no route names it", "remove it, or name it as a route's upstream")
+    for i, network in enumerate(settings.purge_method.allow if settings.purge_method else ()):
+        if network.prefixlen == 0:
+            yield reading.problem(f"purge_method.allow[{i}]", "lets every client purge", "name the networks that may")
     for i, earlier in unreachable(settings.routes):
         what = f"can never match: routes[{earlier}] takes all of its requests"
         yield reading.problem(f"routes[{i}]", what, "put it first, or narrow the match of the other")

@@ -113,7 +113,12 @@ def share(settings: Settings) -> Settings:
         memory_max_size=max(1, settings.memory_max_size // settings.workers),
         limits=replace(limits, max_connections=part(limits.max_connections), flight_memory=part(limits.flight_memory)),
         upstreams={
-            name: replace(upstream, max_connections=part(upstream.max_connections))
+            name: replace(
+                upstream,
+                max_connections=part(upstream.max_connections),
+                gate=upstream.gate
+                and replace(upstream.gate, requests=part(upstream.gate.requests), queue=part(upstream.gate.queue)),
+            )
             for name, upstream in settings.upstreams.items()
         },
     )

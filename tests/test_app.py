@@ -22,6 +22,7 @@ from proxy import app as module
 from proxy.app import App, run
 from proxy.config.document import Problem
 from proxy.edges.connection import Connection
+from proxy.flow.invalidation import Kind
 from proxy.rules.limits import Limits
 from proxy.rules.policy import Policy
 from proxy.rules.routes import Match, Route
@@ -400,6 +401,19 @@ async def test_a_reload_with_less_memory_gives_some_back() -> None:
                 await asyncio.sleep(0)
             await session.get("/kept")
             assert upstream.asked == ["/kept", "/kept"]
+
+
+async def test_what_was_purged_gives_its_memory_back_without_being_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RECLAIM_REST", 0.01)
+    monkeypatch.setattr(module, "RECLAIM_STEP", 0.0)
+    async with api() as upstream, running(settings(upstream.url)) as app, client(app) as session:
+        await session.get("/kept")
+        assert app.memory.count == 1
+        app.log.append([(Kind.PREFIX, "/kept")], app.clock.now())
+        await until(lambda: not app.memory.count)
+        assert app.memory.size == 0
+        await session.get("/kept")
+        assert app.memory.count == 1
 
 
 async def test_a_reload_changes_limits_and_trust() -> None:

@@ -20,11 +20,12 @@ TOOLS: Final = Path(sys.executable).parent
 # Room: what no module in it may import. A room's name stands for its first module.
 SHUT: Final = {
     "rules": (
-        *("asyncio", "time", "random", "logging", "aiohttp", "redis", "orjson", "uvloop", "yaml"),
-        *("proxy.app", "proxy.cli", "proxy.config", "proxy.settings", "flow", "edges", "admin"),
+        *("asyncio", "time", "random", "logging", "aiohttp", "opentelemetry", "redis", "orjson", "uvloop", "yaml"),
+        *("proxy.app", "proxy.cli", "proxy.config", "proxy.settings", "proxy.sites", "flow", "edges", "admin"),
     ),
     "flow": (
         "aiohttp",
+        "opentelemetry",
         "redis",
         "uvloop",
         "yaml",
@@ -32,17 +33,17 @@ SHUT: Final = {
         "proxy.cli",
         "proxy.config",
         "proxy.settings",
+        "proxy.sites",
         "edges",
         "admin",
     ),
-    "edges": ("proxy.app", "proxy.cli", "proxy.config", "proxy.settings", "admin"),
-    "admin": ("redis", "proxy.app", "proxy.cli", "proxy.config", "edges"),
+    "edges": ("proxy.app", "proxy.cli", "proxy.config", "proxy.settings", "proxy.sites", "admin"),
+    "admin": ("redis", "proxy.app", "proxy.cli", "proxy.config", "proxy.sites", "edges"),
 }
 
 UNTESTED_BY_NAME: Final = {
     "proxy/__main__.py": "one call of proxy.cli.main",
     "proxy/flow/ports.py": "protocols and the data they pass: nothing runs",
-    "proxy/rules/limits.py": "numbers: test_settings has them from a file, and whoever keeps one has its test",
 }
 
 # What is true of one machine only, or of how the project was made.

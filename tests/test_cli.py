@@ -20,6 +20,7 @@ from tests.admin.kit import admin
 from tests.admin.test_client import answering
 from tests.admin.test_explain import explaining
 from tests.flow.kit import World
+from tests.flow.test_limiter import Limited, quota
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 MINIMAL: Final = str(ROOT / "config" / "minimal.yaml")
@@ -364,6 +365,17 @@ async def test_an_explanation_is_a_page_without_colours_where_no_terminal_is() -
             "HEAD http://example.com/a\n  would be      fetched from the upstream: request-no-store\n"
         )
         assert "\x1b" not in out
+
+
+async def test_whose_request_is_explained_may_be_said() -> None:
+    async with Limited(quota()) as w, explaining(w) as here:
+        at = ("http://example.com/a", "--admin", f"127.0.0.1:{here.port}", "--client")
+        code, out, err = await explain(*at, "192.0.2.7")
+        assert (code, err) == (0, "")
+        assert " of 192.0.2.7, by ip\n" in out
+        code, out, err = await explain(*at, "me")
+        assert (code, out) == (2, "")
+        assert "  client: is not an IP address; write" in err
 
 
 async def test_an_explanation_is_data_for_scripts() -> None:

@@ -14,12 +14,14 @@ from jsonschema import Draft202012Validator
 
 from proxy.rules.limits import Limits
 from proxy.rules.policy import KeyRule, Policy
+from proxy.rules.quota import By, GateRule, Quota
 from proxy.rules.routes import Match, Route
 from proxy.settings import (
     Address,
     Admin,
     Breaker,
     ConfigError,
+    PurgeMethod,
     ServerTls,
     Settings,
     Shutdown,
@@ -57,6 +59,7 @@ admin:
   listen: 0.0.0.0:9090
   token: ${READTHROUGH_TOKEN}
   hosts: [Cache.Internal]
+purge_method: {allow: [127.0.0.0/8, "::1"]}
 memory: {max_size: 64MiB}
 upstreams:
   catalog:
@@ -67,6 +70,7 @@ upstreams:
     max_connections: 7
     tls: {ca: cert.pem, certificate: cert.pem, key: key.pem, server_name: catalog}
     breaker: {failures: 2, open: 1d}
+    max_concurrent: {requests: 8, queue: 0, wait: 250ms}
 defaults: {cache: {jitter: 0, stale_if_error: 1h}}
 routes:
   - name: product
@@ -88,9 +92,16 @@ routes:
       tags: ["product:{id}", all]
       forward_tags: true
       max_object_size: 5MiB
+    rate_limit:
+      - {rate: 50/s, burst: 100, by: header:X-Api-Key, name: per key, cost: {hit: 0.1, miss: 2}}
+      - {rate: 5000/d, over_limit: serve_stale, ipv6_prefix: 48}
+      - {rate: 2.5/s, by: route, over_limit: reject, cost: {hit: 0}}
+    max_concurrent: {requests: 4, by: header:X-Api-Key, ipv6_prefix: 56}
   - name: rest
     upstream: catalog
     cache: off
+    rate_limit: {rate: 0.5/m}
+    max_concurrent: 16
 """
 
 
@@ -129,6 +140,7 @@ def test_every_key_arrives(tmp_path: Path) -> None:
         limits=Limits(16 << 10, 50, 1.0, 2.0, 3.0, 4.0, 5, 6 << 20),
         shutdown=Shutdown(0.0, 60.0),
         admin=Admin(Address("0.0.0.0", 9090), TOKEN, ("cache.internal",)),
+        purge_method=PurgeMethod((ip_network("127.0.0.0/8"), ip_network("::1"))),
         memory_max_size=64 << 20,
         upstreams={
             "catalog": Upstream(
@@ -140,6 +152,7 @@ def test_every_key_arrives(tmp_path: Path) -> None:
                 max_connections=7,
                 tls=UpstreamTls(cert, cert, key, "catalog"),
                 breaker=Breaker(2, 86400.0),
+                gate=GateRule(requests=8, queue=0, wait=0.25),
             )
         },
         routes=(
@@ -165,8 +178,21 @@ def test_every_key_arrives(tmp_path: Path) -> None:
                     max_object_size=5 << 20,
                 ),
                 x_cache=True,
+                quotas=(
+                    Quota("per key", 50.0, 100.0, By.HEADER, "x-api-key", hit=0.1, miss=2.0),
+                    Quota("product-2", 5000 / 86400, 5000.0, By.IP, ipv6_prefix=48, serve_stale=True),
+                    Quota("product-3", 2.5, 2.0, By.ROUTE, hit=0.0),
+                ),
+                gate=GateRule(4, 4, 1.0, By.HEADER, "x-api-key", 56),
             ),
-            Route("rest", Match(), "catalog", Policy(enabled=False)),
+            Route(
+                "rest",
+                Match(),
+                "catalog",
+                Policy(enabled=False),
+                quotas=(Quota("rest", 0.5 / 60, 1.0, By.IP, ipv6_prefix=64),),
+                gate=GateRule(16, 16, 1.0, By.IP),
+            ),
         ),
     )
 
@@ -177,6 +203,14 @@ def test_cache_off_is_a_word_and_yaml_false(tmp_path: Path) -> None:
         settings = load(write(tmp_path, text), {})
         assert settings.routes[0].policy == Policy(enabled=False)
         assert settings.access_log is False
+
+
+def test_tracing_is_a_word_and_what_yaml_makes_of_it(tmp_path: Path) -> None:
+    assert load(write(tmp_path, BASE), {}).tracing is False
+    for word, meant in (("on", True), ("true", True), ("'on'", True), ("off", False), ("false", False)):
+        text = f"{BASE}\ntracing: {word}\n"
+        assert load(write(tmp_path, text), {}).tracing is meant
+        Draft202012Validator(json_schema()).validate(yaml.safe_load(text))
 
 
 def test_a_small_memory_needs_no_smaller_object_size(tmp_path: Path) -> None:

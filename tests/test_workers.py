@@ -17,6 +17,7 @@ import pytest
 from proxy import workers as module
 from proxy.rules.limits import Limits
 from proxy.rules.policy import Policy
+from proxy.rules.quota import GateRule
 from proxy.rules.routes import Match, Route
 from proxy.settings import Address, Admin, Settings, Shutdown, Upstream
 from proxy.worker import Order
@@ -24,7 +25,7 @@ from proxy.workers import LONGEST, SETTLED, Supervisor, pause_after, reserved, s
 from tests.e2e.process import eventually, free_port
 
 SETTINGS: Final = Settings(
-    {"a": Upstream("a", "http://a.test", max_connections=10)},
+    {"a": Upstream("a", "http://a.test", max_connections=10, gate=GateRule(4, 7))},
     (Route("r", Match(), "a", Policy()),),
     limits=Limits(max_connections=100, flight_memory=99),
     shutdown=Shutdown(0.0, 0.0),
@@ -41,6 +42,7 @@ def test_what_is_configured_is_the_total_of_all() -> None:
     assert one.memory_max_size == 333  # never more than was allowed
     assert (one.limits.max_connections, one.limits.flight_memory) == (34, 33)
     assert one.upstreams["a"].max_connections == 4
+    assert one.upstreams["a"].gate == GateRule(2, 3, 1.0)
     assert replace(one, memory_max_size=1000, limits=SETTINGS.limits, upstreams=SETTINGS.upstreams) == SETTINGS
 
 

@@ -7,10 +7,11 @@ from ipaddress import IPv6Address, ip_address
 
 from aiohttp import hdrs, web
 
+from proxy.admin.dashboard import PATHS
 from proxy.admin.problems import Refusal, Trouble
 from proxy.rules.wire import Refused, valid_host
 
-OPEN = frozenset({"/", "/healthz", "/readyz"})  # no token is asked for here
+OPEN = PATHS | {"/healthz", "/readyz"}  # no token is asked for here
 _LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 

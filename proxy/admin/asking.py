@@ -25,8 +25,9 @@ class Described:
     target: str
     headers: Headers
 
-    def request(self, limits: Limits) -> Request:
-        """As the data listener would read it from a client that is nobody's proxy. Raises Refused.
+    def request(self, limits: Limits, *, trusted: bool = False) -> Request:
+        """As the data listener would read it from a client that is nobody's proxy, or one that is `trusted`. Raises
+        Refused.
 
         A Host among the headers stands in for the URL's.
         """
@@ -37,7 +38,7 @@ class Described:
         raw = f"{self.method} {self.target} HTTP/1.1\r\n{lines}\r\n".encode()
         if len(raw) > limits.max_header_bytes:
             refuse_early(raw, limits.max_header_bytes)
-        return parse_request(raw, self.scheme, trusted=False, max_headers=limits.max_headers)
+        return parse_request(raw, self.scheme, trusted=trusted, max_headers=limits.max_headers)
 
 
 def split_url(text: str) -> tuple[str, str, str] | None:

@@ -15,6 +15,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from proxy.admin.access import Access
+from proxy.admin.dashboard import Dashboard
 from proxy.admin.families import Ledger
 from proxy.admin.hottest import hot_answer, wanted
 from proxy.admin.listener import Door, body_of, json_answer
@@ -60,6 +61,7 @@ class CrewAdmin:
         self._runner: web.ServerRunner | None = None
         self._turn = 0
         self._ledger = Ledger()
+        self._shell = Dashboard().routes
 
     async def listen(self, host: str, port: int) -> None:
         """Accept connections. Raises OSError where the address is taken."""
@@ -77,6 +79,8 @@ class CrewAdmin:
         path, reads = request.rel_url.raw_path, request.method in ("GET", "HEAD")
         if path == "/healthz" and reads:  # whoever lives to start the others is alive
             return json_answer({"status": "alive"})
+        if path in self._shell and reads:
+            return await self._shell[path]["GET"](request)
         question = _Question(request, await body_of(request))
         if path == "/readyz" and reads:
             return await self._readiness(question)
@@ -84,6 +88,8 @@ class CrewAdmin:
             return await self._numbers(request)
         if path == "/hot" and reads:
             return await self._hottest(request)
+        if path == "/instances" and reads:
+            return await self._instances(question)
         if path in OF_ALL and reads:
             return await self._all(question)
         return await self._any(question)
@@ -105,14 +111,17 @@ class CrewAdmin:
         return json_answer({"workers": _listed(told)})
 
     async def _numbers(self, request: web.BaseRequest) -> web.Response:
-        told = await self._ask_all(_Question(request, about="/metrics", accepted=RAW), _WITHIN)
+        stats = request.rel_url.raw_path == "/stats"
+        about = "/stats" if stats else "/metrics"
+        told = await self._ask_all(_Question(request, about=about, accepted=RAW), _WITHIN)
         if told and all(answer.status != 200 for _, answer in told):
             return _passed(told[0][1])
         read = {(at.number, at.process): orjson.loads(said.body) for at, said in told if said.status == 200}
-        merged = self._ledger.merged(read, [(member.number, member.process) for member in self._members()])
-        if request.rel_url.raw_path == "/stats":
-            return stats_answer(merged)
-        return exposed(merged, request.headers.get(hdrs.ACCEPT, ""), several=True)
+        numbers = {at: said["numbers"] for at, said in read.items()} if stats else read
+        merged = self._ledger.merged(numbers, [(member.number, member.process) for member in self._members()])
+        if stats:
+            return stats_answer(merged, [client for said in read.values() for client in said["refused"]])
+        return await exposed(merged, request.headers.get(hdrs.ACCEPT, ""), several=True)
 
     async def _hottest(self, request: web.BaseRequest) -> web.Response:
         top = wanted(request)
@@ -121,6 +130,14 @@ class CrewAdmin:
             return _passed(told[0][1])
         keys = [key for _, said in told if said.status == 200 for key in orjson.loads(said.body)["keys"]]
         return hot_answer(keys, top)
+
+    async def _instances(self, question: "_Question") -> web.Response:
+        """What any of them says of the log, and of all which they are: each follows it as an instance of its own."""
+        told = [answer for _, answer in await self._ask_all(question, _WITHIN)]
+        known = [orjson.loads(answer.body) for answer in told if answer.status == 200]
+        if not known:
+            return _passed(told[0]) if told else await self._any(question)
+        return json_answer({**known[0], "here": [name for said in known for name in said["here"]]})
 
     async def _ask_all(self, question: "_Question", within: float) -> list[tuple[Member, _Answer]]:
         async def one(member: Member) -> tuple[Member, _Answer]:

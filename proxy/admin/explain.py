@@ -2,20 +2,23 @@
 
 import json
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 from typing import Any, Final
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from proxy.admin.asking import Described, header_mistakes, split_url
 from proxy.admin.listener import Handler, body_of
+from proxy.admin.page import parts
 from proxy.admin.problems import Mistake, Refusal, Trouble
 from proxy.flow.explain import Explainer, refused
 from proxy.flow.explanation import AsRead
 from proxy.rules.limits import Limits
 from proxy.rules.wire import Refused
 
-_MEMBERS: Final = ("method", "url", "headers")
+PAGE: Final = "application/vnd.readthrough.explanation+json"  # with what the command line would print of it
+_MEMBERS: Final = ("method", "url", "headers", "client")
 _SHOWN: Final = 80  # characters of a member that is not known
 
 
@@ -31,17 +34,22 @@ class Explain:
         return {"/explain": {"POST": self._explain}}
 
     async def _explain(self, request: web.BaseRequest) -> web.Response:
-        described = _described(await body_of(request))
+        described, client = _described(await body_of(request))
+        trusted = client is not None and self._explainer.trusts(client)
         try:
-            explanation = self._explainer.explain(described.request(self._limits()))
+            explanation = self._explainer.explain(described.request(self._limits(), trusted=trusted), client)
         except Refused as why:
             given = AsRead(described.method, described.scheme, described.authority, described.target)
             explanation = refused(given, why)
-        return web.Response(body=orjson.dumps(explanation), content_type="application/json")
+        body = orjson.dumps(explanation)
+        if request.headers.get(hdrs.ACCEPT) == PAGE:
+            read = orjson.loads(body)
+            return web.Response(body=orjson.dumps({**read, "page": list(parts(read))}), content_type=PAGE)
+        return web.Response(body=body, content_type="application/json")
 
 
-def _described(raw: bytes) -> Described:
-    """The request that a body describes. Raises Refusal with every mistake."""
+def _described(raw: bytes) -> tuple[Described, str | None]:
+    """The request that a body describes, and whose it is. Raises Refusal with every mistake."""
     try:
         body: Any = json.loads(raw)
     except (ValueError, RecursionError):
@@ -63,9 +71,20 @@ def _described(raw: bytes) -> Described:
             Mistake("headers", "is not a mapping of texts", 'write {"Name": "value"} or [["Name", "value"]]')
         )
     mistakes += header_mistakes(headers or ())
+    client = body.get("client")
+    if client is not None and not (isinstance(client, str) and _is_address(client)):
+        mistakes.append(Mistake("client", "is not an IP address", 'write "192.0.2.1", without a port'))
     if mistakes or parts is None:
         raise _wrong(mistakes)
-    return Described(method, *parts, tuple(headers or ()))
+    return Described(method, *parts, tuple(headers or ())), client
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _headers(given: object) -> list[tuple[str, str]] | None:

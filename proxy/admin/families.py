@@ -75,6 +75,23 @@ _FAMILIES: Final = (
     _gauge("upstream_connections", "Connections in use.", "upstream"),
     _gauge("upstream_breaker_open", "Whether calls are held back, as the upstream fails.", "upstream", each=True),
     _counter("upstream_breaker_opened_total", "How often the breaker has opened.", "upstream"),
+    _gauge(
+        "upstream_gate_limit", "Requests that may be under way to it at once: upstreams.max_concurrent.", "upstream"
+    ),
+    _gauge("upstream_gate_inside", "Requests that are, as that counts them.", "upstream"),
+    _gauge("upstream_gate_waiting", "Requests that wait until they may.", "upstream"),
+    _counter("upstream_gate_refused_total", "Requests for which there was no room to wait, or too long.", "upstream"),
+    _gauge("route_gate_clients", "Clients with a request under way on a route with max_concurrent.", "route"),
+    _counter("route_gate_refused_total", "Requests of clients that had too many under way.", "route"),
+    _counter(
+        "limiter_decisions_total",
+        "Requests to a route with rate_limit, at their end: allowed, refused, or answered stale instead.",
+        *("route", "decision"),
+    ),
+    _gauge("limiter_buckets", "Clients of a limit that are remembered.", "route", "limit"),
+    _counter("limiter_round_trips_total", "Calls to Redis for tokens.", "route", "limit"),
+    _counter("limiter_round_trips_failed_total", "Calls to Redis for tokens that had no answer.", "route", "limit"),
+    _counter("limiter_alone_total", "Decisions made without Redis, as it could not be asked.", "route", "limit"),
     _gauge("memory_entries", "Answers in memory."),
     _gauge("memory_used_bytes", "What they take of the budget."),
     _gauge("memory_budget_bytes", "memory.max_size."),

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from proxy.admin.listener import Handler
 from proxy.admin.problems import Refusal, Trouble
+from proxy.flow.explanation import told_key
 from proxy.flow.hot import COUNTERS, HotKeys
 
 _SHOWN: Final = 20
@@ -27,8 +28,9 @@ class Hottest:
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         top = wanted(request)
         self._settle()
-        # Of several processes all are needed: what is hot in none of them may be in all together.
-        keys = [{"key": hot.key, "rate": hot.rate, "excess": hot.excess} for hot in self._hot.top(top)]
+        # All are needed: what is hot under no one's name may be under all of them together.
+        found = self._hot.top(COUNTERS)
+        keys = [{"key": told_key(hot.key), "rate": hot.rate, "excess": hot.excess} for hot in found]
         return hot_answer(keys, top)
 
 

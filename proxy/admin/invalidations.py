@@ -1,7 +1,5 @@
 """`POST /invalidate` and `GET /invalidations/{id}`: making things disappear everywhere, and seeing that they did."""
 
-import logging
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -12,29 +10,20 @@ from proxy.admin.batch import Batch, Mistaken, read_batch
 from proxy.admin.durations import seconds
 from proxy.admin.listener import Handler, body_of, json_answer, peer_of
 from proxy.admin.problems import Refusal, Trouble
-from proxy.admin.throttle import Throttle
-from proxy.flow.ports import LogUnreachable, Progress, SharedLog
+from proxy.flow.invalidator import Denied, Invalidator
+from proxy.flow.sharing import LogUnreachable, Progress
 from proxy.flow.site import Site
-
-_log = logging.getLogger("readthrough")
+from proxy.rules.message import Reason
 
 MAX_WAIT: Final = 30.0  # seconds
-_NOTHING: Final = (
-    "Nothing was invalidated, here or anywhere else: the log that all instances share cannot be reached."
-    " Ask again once Redis is back."
-)
-_MAYBE: Final = (
-    "It may have been applied, and may still be: the log that all instances share has not confirmed it in time."
-    " Asking again does no harm."
-)
 _ID: Final = re.compile(r"[!-~]{1,200}")
 
 
 class Invalidations:
     """Writes to the log what is asked for. `site` is the configuration as it is now."""
 
-    def __init__(self, log: SharedLog, site: Callable[[], Site], throttle: Throttle) -> None:
-        self._shared, self._site, self._throttle = log, site, throttle
+    def __init__(self, invalidator: Invalidator, site: Callable[[], Site]) -> None:
+        self._invalidator, self._site = invalidator, site
 
     @property
     def routes(self) -> Mapping[str, Mapping[str, Handler]]:
@@ -53,19 +42,17 @@ class Invalidations:
             raise Refusal(
                 Trouble.BAD_REQUEST, "Nothing was invalidated: the body has mistakes.", mistakes=mistaken.mistakes
             ) from None
-        after = self._throttle.take(batch.values)
-        if after:
-            raise Refusal(
-                Trouble.TOO_MANY,
-                f"Nothing was invalidated: too many values for now. Ask again in {math.ceil(after)} s; a prefix, a tag,"
-                " a host or all is one value, whatever it covers.",
-                headers=(("Retry-After", str(math.ceil(after))),),
+        try:
+            identity = await self._invalidator.write(
+                batch.targets, batch.values, batch.told, peer_of(request), soft=batch.soft
             )
-        identity = await self._write(batch, peer_of(request))
+        except Denied as denied:
+            trouble = Trouble.TOO_MANY if denied.reason is Reason.TOO_MANY_INVALIDATIONS else Trouble.LOG_UNREACHABLE
+            raise Refusal(trouble, denied.detail, headers=(("Retry-After", str(denied.after)),)) from None
         if within is None:
             return json_answer({"id": identity}, status=202)
         try:
-            progress = await self._shared.progress(identity, within)
+            progress = await self._invalidator.progress(identity, within)
         except LogUnreachable:
             progress = None
         if progress is None:  # it is written all the same: to say otherwise would have it written twice
@@ -79,24 +66,10 @@ class Invalidations:
             if site is self._site():  # else URLs may be keyed in another way now
                 return batch
 
-    async def _write(self, batch: Batch, who: str) -> str:
-        try:
-            identity = await self._shared.invalidate(batch.targets, who, soft=batch.soft)
-        except LogUnreachable as error:
-            if error.sent:
-                _log.warning("invalidation not confirmed by the log: %s, asked for by %s", batch.told, who)
-            else:
-                _log.warning("invalidation refused, as the log cannot be reached: %s, asked for by %s", batch.told, who)
-            raise Refusal(
-                Trouble.LOG_UNREACHABLE, _MAYBE if error.sent else _NOTHING, headers=(("Retry-After", "1"),)
-            ) from None
-        _log.info("invalidation %s: %s, asked for by %s", identity, batch.told, who)
-        return identity
-
     async def _progress(self, request: web.BaseRequest) -> web.Response:
         identity = request.rel_url.raw_path.rpartition("/")[2]
         try:
-            progress = await self._shared.progress(identity, 0.0) if _ID.fullmatch(identity) else None
+            progress = await self._invalidator.progress(identity, 0.0) if _ID.fullmatch(identity) else None
         except LogUnreachable:
             raise Refusal(
                 Trouble.LOG_UNREACHABLE,

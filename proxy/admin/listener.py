@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, cast
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -15,6 +16,7 @@ _log = logging.getLogger("readthrough")
 Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
 MAX_BODY: Final = 1 << 20  # bytes; what aiohttp takes at most too
+_MAX_FIELDS: Final = 64  # of at most 8 KiB each: heads that do not end take 64 MiB at the most
 _BODY_TIMEOUT: Final = 10.0  # seconds for all of it
 _FIELDS: Final = {
     hdrs.SERVER: "readthrough",
@@ -70,10 +72,96 @@ async def answer(request: web.BaseRequest, handle: Handler) -> web.Response:
     return response
 
 
-class Connection(web.RequestHandler):
-    """One client, to whom what aiohttp cannot read is explained like everything else."""
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a client may take, in seconds: until its first byte or the next one's, from there to a whole head, and to
+    take all of an answer. `connections` may be open at once.
+    """
 
-    __slots__ = ()
+    idle: float = 75.0
+    head: float = 10.0
+    write: float = 30.0
+    connections: int = 128
+
+
+class Connection(web.RequestHandler):
+    """One client, to whom what aiohttp cannot read is explained like everything else. It is cut where it takes
+    longer than it may: aiohttp has one limit for idling and a head that does not end, and none for an answer that
+    nobody takes.
+    """
+
+    __slots__ = ("_bounds", "_door", "_late", "_waits", "_wire")
+
+    def __init__(self, door: "Door", bounds: Bounds, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            door,
+            loop=loop,
+            keepalive_timeout=86_400.0,  # ours comes first, and does not wait for what nobody takes
+            access_log=None,  # type: ignore[arg-type]  # none is kept
+            auto_decompress=False,
+            max_headers=_MAX_FIELDS,
+        )
+        self._door, self._bounds = door, bounds
+        self._late: asyncio.TimerHandle | None = None
+        self._waits = False  # for a head, of which nothing has come yet
+        self._wire: asyncio.Transport | None = None  # until it is lost; aiohttp forgets its own when it closes
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the transport."""
+        super().connection_made(transport)
+        self._wire = cast("asyncio.Transport", transport)
+        self._wait()
+        self._door.make_room()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Called by the transport."""
+        self._wire = None
+        self._cut_after(None)
+        self._door.waiting.pop(self, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the transport."""
+        super().data_received(data)
+        if self._waits:
+            self._waits = False
+            self._cut_after(self._bounds.head)
+
+    def begun(self) -> None:
+        """A whole head has come; how long its body and its answer may take is settled where they are made."""
+        self._waits = False
+        self._cut_after(None)
+        self._door.waiting.pop(self, None)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Writes an answer; whether the client has left meanwhile. Called by aiohttp."""
+        try:
+            async with asyncio.timeout(self._bounds.write):
+                return await super().finish_response(request, resp, start_time)
+        except TimeoutError:
+            self.cut()
+            return resp, True
+        finally:
+            self._wait()
+
+    def cut(self) -> None:
+        """End it at once, whatever is still unsent."""
+        self._door.waiting.pop(self, None)
+        if self._wire is not None:
+            self._wire.abort()
+
+    def _wait(self) -> None:
+        if self._wire is not None:
+            self._waits = True
+            self._door.waiting[self] = None
+            self._cut_after(self._bounds.idle)
+
+    def _cut_after(self, seconds: float | None) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        self._late = None if seconds is None else self._loop.call_later(seconds, self.cut)
 
     def handle_error(
         self,
@@ -102,20 +190,28 @@ class Connection(web.RequestHandler):
 
 
 class Door(web.Server):
-    """Makes a Connection of whatever connects."""
+    """Makes a Connection of whatever connects. `waiting` are those that have not asked yet, or not again: the first
+    has waited longest.
+    """
 
-    def __init__(self, handle: Handler) -> None:
+    def __init__(self, handle: Handler, bounds: Bounds | None = None) -> None:
         async def answered(request: web.BaseRequest) -> web.Response:
+            connection = request.protocol
+            assert isinstance(connection, Connection)  # noqa: S101 - nothing else is made here
+            connection.begun()
             return await answer(request, handle)
 
         super().__init__(answered)
+        self.waiting: dict[Connection, None] = {}
+        self._bounds = bounds or Bounds()
+
+    def make_room(self) -> None:
+        """Cut who has waited longest where there are too many: whoever comes to ask, as a probe does, gets in however
+        many come to stay. Where all of them have asked it is the newest, which has not yet.
+        """
+        if len(self.connections) > self._bounds.connections:
+            next(iter(self.waiting)).cut()
 
     def __call__(self) -> web.RequestHandler:
         """A new connection."""
-        return Connection(
-            self,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=75.0,
-            access_log=None,  # type: ignore[arg-type]  # none is kept
-            auto_decompress=False,
-        )
+        return Connection(self, self._bounds, asyncio.get_running_loop())

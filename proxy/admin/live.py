@@ -14,6 +14,8 @@ _EVERY: Final = 1.0  # seconds
 _WITHIN: Final = 2.0
 _HOME: Final = "\x1b[H\x1b[J"  # the first place of the screen, and nothing behind it
 _FROM_CACHE: Final = ("hit", "shared", "stale")
+_DECISIONS: Final = ("allowed", "refused", "stale", "too_many_at_once")
+_REFUSED: Final = 5  # clients
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def lines(reading: Reading, before: Reading | None) -> Iterator[str]:
     old: Mapping[str, Any] = {} if before is None else before.stats
     results = _since(_of(stats, "requests", "by_result"), _of(old, "requests", "by_result"))
     total, memory, flights = sum(results.values()), _of(stats, "memory"), _of(stats, "flights")
-    asked = total - results.get("refused", 0) - results.get("gone", 0)
+    asked = total - sum(results.get(word, 0) for word in ("purged", "refused", "gone"))
     cached = sum(results.get(word, 0) for word in _FROM_CACHE)
     ratio = f"{cached / asked:.1%}" if asked else "-"
     state = "ready" if stats.get("ready") else "not ready"
@@ -95,6 +97,15 @@ def lines(reading: Reading, before: Reading | None) -> Iterator[str]:
             f"upstream     {plain(name)}: {_rate(asked_of, seconds)} requests, {_rate(errors, seconds)} errors,"
             f" {upstream.get('connections', 0)} connections, breaker {plain(upstream.get('breaker', '?'))}"
         )
+    for name, limits in _of(stats, "limits", "routes").items():
+        decided = {word: limits.get(word, 0) for word in _DECISIONS}
+        decided = _since(decided, _of(old, "limits", "routes", name))
+        told = [f"{word.replace('_', ' ')} {_rate(count, seconds)}" for word, count in decided.items()]
+        yield f"limits       {plain(name)}: {'  '.join(told)}"
+    refused = _of(stats, "limits").get("refused")
+    for client in refused[:_REFUSED] if isinstance(refused, list) else ():
+        who = plain(client.get("client") or "all clients")
+        yield f"refused      {who}: {float(client.get('rate', 0)):,.1f}/s of late, by {plain(client.get('limit'))}"
     redis = _of(stats, "redis")
     if redis:
         log = _of(stats, "log")

@@ -55,6 +55,8 @@ def _answer(answer: Members, asked: Members) -> Iterator[Row]:
             yield "would be", f"served from what is stored: {status}, {reason}"
         case "fetch":
             yield "would be", f"fetched from the upstream: {reason}"
+        case "purge":
+            yield "would be", f"done, for clients that may: {status}, {reason}"
         case _:
             yield "would be", f"refused: {status}, {reason}"
     if asked.get("refused"):
@@ -62,6 +64,8 @@ def _answer(answer: Members, asked: Members) -> Iterator[Row]:
     if answer.get("cache_status"):
         more = ", and what comes of the fetch" if answer.get("act") == "fetch" else ""
         yield "Cache-Status", f"{answer['cache_status']}{more}"
+    if answer.get("retry_after") is not None:
+        yield "Retry-After", str(answer["retry_after"])
     if answer.get("age") is not None:
         yield "Age", str(answer["age"])
     for name, said in (
@@ -81,12 +85,19 @@ def _route(step: Members) -> Iterator[Row]:
         miss = tried.get("miss")
         yield str(tried.get("route")), f"{f'passed over, another {miss}' if miss else 'taken'}: {takes}"
     if step.get("route") is None:
-        yield "none", "no route takes it"
+        asked = step.get("tried") or step.get("allow")
+        yield "none", "no route takes it" if asked else "no route is asked"
     captures = step.get("captures")
     for name, value in captures.items() if isinstance(captures, dict) else ():
         yield f"{{{name}}}", str(value)
     if step.get("allow"):
         yield "would take", _listed(step["allow"])
+
+
+def _purge(step: Members) -> Iterator[Row]:
+    for url in step.get("urls") or ():
+        yield "stale" if step.get("soft") is True else "gone", str(url)
+    yield "allowed", _listed(step.get("allow") or ())
 
 
 def _key(step: Members) -> Iterator[Row]:
@@ -180,6 +191,39 @@ def _client(step: Members) -> Iterator[Row]:
         yield "without it", str(step.get("without"))
 
 
+def _limits(step: Members) -> Iterator[Row]:
+    pays = "for asking the upstream" if step.get("pays") == "miss" else "for an answer without asking the upstream"
+    buckets = _mappings(step.get("buckets"))
+    if buckets:
+        yield "pays", f"{pays}: {step.get('reason')}"
+    for bucket in buckets:
+        left, burst, rate, cost = (_number(bucket.get(name)) for name in ("left", "burst", "rate", "cost"))
+        passes = "passes" if bucket.get("passes") is True else f"refused: to wait {_seconds(bucket.get('wait'))}"
+        stale = (
+            "" if bucket.get("over_limit") != "serve_stale" or bucket.get("passes") is True else ", or a stale answer"
+        )
+        yield str(bucket.get("name")), f"{left} of {burst} left, {rate} more a second; it costs {cost}: {passes}{stale}"
+        yield "", _whose(bucket)
+    if step.get("here_only") is True:
+        yield "looked at", "what this instance knows: Redis was not asked"
+    gate = step.get("gate")
+    if isinstance(gate, dict):
+        yield "at once", _at_once(gate)
+        yield "", _whose(gate)
+
+
+def _whose(counted: Members) -> str:
+    client = counted.get("client")
+    of = "a client that is not named, who has not come before" if client is None else client or "all clients together"
+    return f"of {of}, by {counted.get('by')}"
+
+
+def _at_once(gate: Members) -> str:
+    inside, requests, waiting, queue = (gate.get(name) for name in ("inside", "requests", "waiting", "queue"))
+    said = f"{inside} of {requests} under way, {waiting} of {queue} waiting"
+    return f"{said}: refused" if gate.get("full") is True else said
+
+
 def _remembered(step: Members) -> Iterator[Row]:
     known = False
     for name, said in (("unshareable", "its answers are not for sharing"), ("failed", "a fetch has failed")):
@@ -199,6 +243,8 @@ def _upstream(step: Members) -> Iterator[Row]:
         yield "left alone", "it has failed too often"
     ways = {"lead": "a fetch that others may join", "join": "the fetch in the air", "alone": "a fetch of its own"}
     yield "by", ways.get(str(step.get("way")), "none: it is not asked")
+    if isinstance(step.get("gate"), dict):
+        yield "at once", _at_once(step["gate"])
     flight = step.get("flight")
     if isinstance(flight, dict):
         sent = "not sent yet" if flight.get("sent") is None else f"sent {_seconds(flight['sent'])} ago"
@@ -207,23 +253,27 @@ def _upstream(step: Members) -> Iterator[Row]:
 
 _STEPS: Final = {
     "route": _route,
+    "purge": _purge,
     "key": _key,
     "cache": _cache,
     "variants": _variants,
     "invalidation": _invalidation,
     "freshness": _freshness,
     "client": _client,
+    "limits": _limits,
     "remembered": _remembered,
     "upstream": _upstream,
 }
 _TITLES: Final = {
     "route": "Routes",
+    "purge": "Purge",
     "key": "Key",
     "cache": "Cache",
     "variants": "Stored",
     "invalidation": "Invalidation",
     "freshness": "Freshness",
     "client": "Asked by the client",
+    "limits": "Limits",
     "remembered": "Remembered",
     "upstream": "Upstream",
 }
@@ -242,7 +292,11 @@ def _value(given: object) -> str:
 
 
 def _seconds(given: object) -> str:
-    return f"{given:.3f}".rstrip("0").rstrip(".") + " s" if isinstance(given, int | float) else "?"
+    return f"{_number(given)} s" if isinstance(given, int | float) else "?"
+
+
+def _number(given: object) -> str:
+    return f"{given:.3f}".rstrip("0").rstrip(".") if isinstance(given, int | float) else "?"
 
 
 def _left(given: object) -> str:

@@ -9,10 +9,13 @@ from prometheus_client import ProcessCollector
 
 from proxy.admin.families import FAMILIES, Sample, Snapshot
 from proxy.flow.flights import Flights
+from proxy.flow.gate import Gates
 from proxy.flow.invalidation import InvalidationLog
+from proxy.flow.ports import Buckets
 from proxy.flow.site import Upstream
-from proxy.flow.tally import Histogram, Source, Tallies
+from proxy.flow.tally import Histogram, LimitTally, Source, Tallies
 from proxy.rules.message import Reason
+from proxy.rules.quota import Quota
 
 _NAME: Final = 64  # characters of a field name that an upstream has chosen
 
@@ -54,6 +57,14 @@ class Lines(Protocol):
 
     dropped: int
     lost: int
+
+
+class Leases(Protocol):
+    """What a limit has asked of Redis; see FAMILIES."""
+
+    asked: int
+    failed: int
+    alone: int
 
 
 class LogState(Protocol):
@@ -117,6 +128,8 @@ class Sources:
     memory: Memory
     log: InvalidationLog
     upstreams: Callable[[], Iterable[tuple[Upstream, Calls]]]
+    limits: Callable[[], Iterable[tuple[str, Quota, Buckets, Leases | None]]]
+    gates: Callable[[], Iterable[tuple[str, Gates]]]
     accepted: Accepted
     connections: Sized
     lag: Histogram
@@ -132,6 +145,8 @@ def read(sources: Sources) -> Snapshot:
         *_instance(sources),
         *_requests(sources.tallies),
         *_upstreams(sources.upstreams()),
+        *_gates(sources.upstreams(), sources.gates()),
+        *_limits(sources),
         *(() if sources.redis is None else _redis(sources.redis)),
         *_process(),
     ):
@@ -203,6 +218,38 @@ def _upstreams(upstreams: Iterable[tuple[Upstream, Calls]]) -> Iterator[_Row]:
         yield "upstream_connections", calls.connections, name
         yield "upstream_breaker_open", int(breaker.open), name
         yield "upstream_breaker_opened_total", breaker.opened, name
+
+
+def _gates(upstreams: Iterable[tuple[Upstream, Calls]], gates: Iterable[tuple[str, Gates]]) -> Iterator[_Row]:
+    for upstream, _ in upstreams:
+        gate, name = upstream.gate, upstream.name
+        if gate is not None:
+            yield "upstream_gate_limit", gate.rule.requests, name
+            yield "upstream_gate_inside", gate.inside, name
+            yield "upstream_gate_waiting", gate.waiting, name
+            yield "upstream_gate_refused_total", gate.refused, name
+    for route, made in gates:
+        yield "route_gate_clients", len(made), route
+        yield "route_gate_refused_total", made.refused, route
+
+
+def _limits(sources: Sources) -> Iterator[_Row]:
+    tallies, limits = sources.tallies, list(sources.limits())
+    requests = dict.fromkeys((*tallies.limits, *[route for route, *_ in limits]), 0)
+    for (route, *_), tally in tallies.requests.items():
+        if route in requests:
+            requests[route] += tally.plain + tally.noted
+    for route, count in requests.items():
+        told = tallies.limits.get(route) or LimitTally()
+        yield "limiter_decisions_total", count - told.refused - told.stale, route, "allowed"
+        yield "limiter_decisions_total", told.refused, route, "refused"
+        yield "limiter_decisions_total", told.stale, route, "stale"
+    for route, quota, buckets, leases in limits:
+        yield "limiter_buckets", len(buckets), route, quota.name
+        if leases is not None:
+            yield "limiter_round_trips_total", leases.asked, route, quota.name
+            yield "limiter_round_trips_failed_total", leases.failed, route, quota.name
+            yield "limiter_alone_total", leases.alone, route, quota.name
 
 
 def _redis(redis: Redis) -> Iterator[_Row]:

@@ -7,6 +7,7 @@ from typing import Protocol
 from aiohttp import hdrs, web
 
 from proxy.admin.access import Access
+from proxy.admin.dashboard import Dashboard
 from proxy.admin.listener import Door, Handler, json_answer
 from proxy.admin.problems import Refusal, Trouble
 
@@ -39,7 +40,7 @@ class AdminServer:
             "/healthz": {"GET": self._healthz},
             "/readyz": {"GET": self._readyz},
         }
-        for part in parts:
+        for part in (Dashboard(), *parts):
             self._routes.update(part.routes)
         self._runner: web.ServerRunner | None = None
 

@@ -1,9 +1,10 @@
 """The numbers as `GET /stats` gives them: counted since the start, nested, in seconds and bytes."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from proxy.admin.families import FAMILIES, Kind, Snapshot, Value
+from proxy.flow.hot import Hot
 from proxy.flow.tally import BOUNDS
 
 _REDIS: Final = ("up", "round_trip_seconds", "commands_total", "connects_total")
@@ -12,7 +13,8 @@ _LOG: Final = (
     "restarts_total",
 )
 _FROM_CACHE: Final = ("hit", "shared", "stale")
-_NOT_ASKED: Final = ("refused", "gone")
+_NOT_ASKED: Final = ("purged", "refused", "gone")
+_SHOWN: Final = 20  # clients that were refused
 # Of several processes the one that an operator has to know of.
 _WORST: Final[Mapping[str, Callable[[Iterable[Value]], Value]]] = {
     "readthrough_ready": min,
@@ -21,8 +23,39 @@ _WORST: Final[Mapping[str, Callable[[Iterable[Value]], Value]]] = {
 }
 
 
-def stats_of(snapshot: Snapshot) -> dict[str, Any]:
-    """A snapshot, of one process or of several, as nested data."""
+class Refused(TypedDict):
+    """A client that a limit refuses so many times a second; the true `rate` is at most `excess` less."""
+
+    route: str
+    limit: str
+    client: str
+    rate: float
+    excess: float
+
+
+def most_refused(clients: Iterable[Hot]) -> list[Refused]:
+    """Whom one process has refused."""
+    told: list[Refused] = []
+    for hot in clients:
+        route, limit, client = hot.key.split("\n")  # none of which can hold a line's end, or be long
+        told.append({"route": route, "limit": limit, "client": client, "rate": hot.rate, "excess": hot.excess})
+    return told
+
+
+def _most(clients: Iterable[Refused]) -> list[Refused]:
+    """The first of these, those that are the same together."""
+    summed: dict[tuple[str, str, str], Refused] = {}
+    for client in clients:
+        place = client["route"], client["limit"], client["client"]
+        known = summed.setdefault(place, {**client, "rate": 0.0, "excess": 0.0})
+        known["rate"] += client["rate"]
+        known["excess"] += client["excess"]
+    most = sorted(summed.values(), key=lambda client: client["rate"], reverse=True)[:_SHOWN]
+    return [{**client, "rate": round(client["rate"], 3), "excess": round(client["excess"], 3)} for client in most]
+
+
+def stats_of(snapshot: Snapshot, refused: Iterable[Refused] = ()) -> dict[str, Any]:
+    """A snapshot, of one process or of several, as nested data, and whom each of them has `refused`."""
     one, by = _Reader(snapshot).one, _Reader(snapshot).by
     results = by("requests_total", 3)
     version = next(iter(by("build_info", 0)), "")
@@ -41,6 +74,7 @@ def stats_of(snapshot: Snapshot) -> dict[str, Any]:
         "durations": {"bounds": BOUNDS, **by("request_duration_seconds", 1)},
         "routes": _routes(snapshot),
         "upstreams": _upstreams(snapshot),
+        "limits": {"routes": _limits(snapshot), "refused": _most(refused)},
         "flights": {
             "in_air": one("flights_in_air"),
             "started": one("flights_started_total"),
@@ -133,8 +167,31 @@ def _upstreams(snapshot: Snapshot) -> dict[str, Any]:
             "breaker": "open" if reader.one("upstream_breaker_open", name) else "closed",
             "breaker_opened": reader.one("upstream_breaker_opened_total", name),
             "durations": reader.by("upstream_duration_seconds", 0, name).get(name),
+            "gate": _gate(reader, name),
         }
         for name, requests in reader.by("upstream_requests_total", 0).items()
+    }
+
+
+def _gate(reader: _Reader, upstream: str) -> dict[str, Any] | None:
+    limit = reader.one("upstream_gate_limit", upstream)
+    numbers = {name: reader.one(f"upstream_gate_{name}", upstream) for name in ("inside", "waiting")}
+    refused = reader.one("upstream_gate_refused_total", upstream)
+    return {"limit": limit, **numbers, "refused": refused} if limit else None
+
+
+def _limits(snapshot: Snapshot) -> dict[str, Any]:
+    """What became of requests by route, and the clients that each limit remembers."""
+    reader = _Reader(snapshot)
+    gates = reader.by("route_gate_refused_total", 0)
+    return {
+        route: {
+            **reader.by("limiter_decisions_total", 1, route),
+            "buckets": reader.by("limiter_buckets", 1, route),
+            "alone": reader.one("limiter_alone_total", route),
+            "too_many_at_once": gates.get(route, 0),
+        }
+        for route in {**reader.by("limiter_decisions_total", 0), **gates}
     }
 
 

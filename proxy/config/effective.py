@@ -5,9 +5,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
-from proxy.config.kinds import OFF, Key, Kind, Leaf, ListOf, MapOf, OrOff, Section
-from proxy.config.vocabulary import REDIS_URL, URL
+from proxy.config.kinds import OFF, Key, Kind, Leaf, ListOf, MapOf, OrBare, OrOff, Section
+from proxy.config.vocabulary import REDIS_URL, URL, Rate
 from proxy.rules.policy import Policy
+from proxy.rules.quota import GateRule, Quota, counted_by
 
 HIDDEN: Final = "(hidden)"
 
@@ -26,7 +27,7 @@ def effective(root: Section, settings: object, varied: AbstractSet[str]) -> dict
 
 
 def _section(keys: Mapping[str, Key], values: Values, hidden: AbstractSet[str]) -> dict[str, Any]:
-    return {name: _shown(key.kind, name, key, values, hidden) for name, key in keys.items() if key.available}
+    return {name: _shown(key.kind, name, key, values, hidden) for name, key in keys.items()}
 
 
 def _shown(kind: Kind, name: str, key: Key, values: Values, hidden: AbstractSet[str]) -> Any:  # noqa: ANN401
@@ -41,6 +42,8 @@ def _value(kind: Kind, value: Any, hidden: AbstractSet[str]) -> Any:  # noqa: AN
     match kind:
         case OrOff():
             return OFF[0] if not value.enabled else _value(kind.kind, value, hidden)
+        case OrBare():
+            return _value(kind.section, value, hidden)
         case Section():
             return _section(kind.keys, _values(value), hidden)
         case MapOf(_, Section() as inner):
@@ -54,12 +57,16 @@ def _value(kind: Kind, value: Any, hidden: AbstractSet[str]) -> Any:  # noqa: AN
 
 
 def _values(source: object) -> dict[str, Any]:
-    """A dataclass by its fields; a policy as the keys of its section are called."""
+    """A dataclass by its fields; a policy and a limit as the keys of their sections are called."""
     assert is_dataclass(source)  # noqa: S101 - what is configured is read into nothing else
     values = {f.name: getattr(source, f.name) for f in fields(source)}
     if isinstance(source, Policy):
         values |= {"ignore": source.key.ignore_query, "headers": source.key.headers}
         del values["key"]
+    elif isinstance(source, Quota | GateRule):
+        values["by"] = counted_by(source)
+        if isinstance(source, Quota):
+            values["rate"] = Rate.of(source.rate)
     elif "policy" in values:
         values["cache"] = values.pop("policy")
     return values

@@ -17,6 +17,7 @@ import yaml
 from proxy.config.document import Reading, Reported
 
 OFF: Final = ("off", "false")  # YAML 1.1 writers turn `off` into false
+ON: Final = ("on", "true")  # and `on` into true
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 _VARIABLE: Final = r"\$\{"  # the schema cannot know what a variable holds
 
@@ -119,7 +120,8 @@ class Choice:
     def read(self, node: yaml.Node, at: str, reading: Reading) -> Any:  # noqa: ANN401, D102
         instead = f"write {' or '.join(self.options)}"
         scalar = reading.scalar(node, at, instead)
-        word = OFF[0] if scalar.text.lower() in OFF and OFF[0] in self.options else scalar.text
+        meant = (words[0] for words in (OFF, ON) if scalar.text.lower() in words and words[0] in self.options)
+        word = next(meant, scalar.text)
         if word not in self.options:
             reading.error(at, f"{scalar.shown} is not known here", instead)
             raise Reported
@@ -127,7 +129,8 @@ class Choice:
 
     def schema(self) -> dict[str, Any]:  # noqa: D102
         off = [False, OFF[1]] if OFF[0] in self.options else []
-        return {"anyOf": [{"enum": [*self.options, *off]}, {"type": "string", "pattern": _VARIABLE}]}
+        on = [True, ON[1]] if ON[0] in self.options else []
+        return {"anyOf": [{"enum": [*self.options, *off, *on]}, {"type": "string", "pattern": _VARIABLE}]}
 
     def show(self, value: Any) -> Any:  # noqa: ANN401, D102
         return next(word for word, meaning in self.options.items() if meaning == value)
@@ -153,6 +156,27 @@ class OrOff:
 
     def show(self, value: Any) -> Any:  # noqa: ANN401, D102
         return OFF[0] if value is None else self.kind.show(value)
+
+
+@dataclass(frozen=True, slots=True)
+class OrBare:
+    """What `section` reads, or a single value: that of its key `name`, with all others left out."""
+
+    section: "Section"
+    name: str
+
+    def read(self, node: yaml.Node, at: str, reading: Reading) -> Any:  # noqa: ANN401, D102
+        if not isinstance(node, yaml.ScalarNode):
+            return self.section.read(node, at, reading)
+        key = self.section.keys[self.name]
+        return {key.field or self.name: key.kind.read(node, at, reading)}
+
+    def schema(self) -> dict[str, Any]:  # noqa: D102
+        return {"anyOf": [self.section.keys[self.name].kind.schema(), self.section.schema()]}
+
+    def show(self, value: Any) -> None:  # noqa: ANN401
+        """Nothing: each key says its own default."""
+        return self.section.show(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +253,6 @@ class Key:
     kind: Kind
     doc: str
     required: bool = False
-    available: bool = True
     field: str = ""
 
 
@@ -260,8 +283,6 @@ class Section:
             else:
                 lines[name] = line
                 reading.mark(place, child, line)
-                if not key.available:
-                    reading.error(place, "is not available yet in this release", "leave it out", line)
                 values[key.field or name] = attempt(key.kind, child, place, reading)
         for name, key in self.keys.items():
             if key.required and name not in lines:
@@ -283,11 +304,10 @@ class Section:
         defaults = {f.name: f.default for f in fields(self.cls)} if self.cls else {}
         properties: dict[str, Any] = {}
         for name, key in self.keys.items():
-            doc = key.doc if key.available else f"Not available yet. {key.doc}"
             default = defaults.get(key.field or name, MISSING)
             shown = None if default is MISSING or default is None else key.kind.show(default)
             default_too = {} if shown in (None, []) else {"default": shown}
-            properties[name] = {"description": doc, **default_too, **key.kind.schema()}
+            properties[name] = {"description": key.doc, **default_too, **key.kind.schema()}
         required = [name for name, key in self.keys.items() if key.required]
         schema = {"type": "object", "properties": properties, "additionalProperties": False}
         return schema | ({"required": required} if required else {})

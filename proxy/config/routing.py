@@ -5,31 +5,28 @@ from typing import Any, Final
 
 from proxy.config.document import Reading
 from proxy.config.kinds import BAD, Choice, Key, ListOf, MapOf, OrOff, Section
+from proxy.config.limiting import QUOTA, ROUTE_GATE, build_gate, build_quotas, check_quotas
 from proxy.config.vocabulary import (
     BOOLEAN,
     CAPTURE,
     HEADER,
     HOST_PATTERN,
-    LIMIT_BY,
     METHOD,
     NAMED,
     NUMBER,
     PARAMETER,
     PATH_PATTERN,
     PERCENTAGE,
-    RATE,
     SIZE,
     STATUS,
     TAG,
     captures,
     duration,
-    integer,
 )
 from proxy.rules.policy import KeyRule, Policy
 from proxy.rules.routes import Match, Route, host_matches, path_pattern
 
 _TIME: Final = duration()
-_COUNT: Final = integer(1)
 _ANY: Final = "\0"
 
 CACHE: Final = Section(
@@ -92,18 +89,12 @@ ROUTE: Final = Section(
         "x_cache": Key(BOOLEAN, "Whether responses carry X-Cache: HIT, MISS, …"),
         "cache": Key(OrOff(CACHE), "How answers are cached; off for not at all."),
         "rate_limit": Key(
-            ListOf(
-                Section(
-                    {
-                        "rate": Key(RATE, "Requests per time.", required=True),
-                        "burst": Key(_COUNT, "How many may come at once."),
-                        "by": Key(LIMIT_BY, "Who has a budget of their own: ip, header:NAME or route."),
-                    }
-                ),
-                or_one=True,
-            ),
-            "Requests allowed.",
-            available=False,
+            ListOf(QUOTA, least=1, or_one=True),
+            "What each client may ask for in a time; one, or a list.",
+            field="quotas",
+        ),
+        "max_concurrent": Key(
+            ROUTE_GATE, "How many requests of one client are under way at once; a number, or a mapping.", field="gate"
         ),
     },
     Route,
@@ -132,6 +123,9 @@ def check_routes(
             known = ", ".join(key for key in upstreams if reading.given(f"upstreams.{key}"))
             reading.error(f"{at}.upstream", what, f"write one of {known}" if known else "add it under upstreams")
         _check_cache(route, at, defaults, memory, reading)
+        if route.get("quotas", BAD) is not BAD:
+            cached = route.get("cache") is BAD or _merged(defaults, route) is not None
+            check_quotas(route["quotas"], name, f"{at}.rate_limit", reading, cached=cached)
 
 
 def _check_cache(route: Values, at: str, defaults: Values | None, memory: int | None, reading: Reading) -> None:
@@ -188,7 +182,9 @@ def build_route(values: Values, defaults: Values | None, memory: int) -> Route:
         size = min(Policy().max_object_size, memory)
         policy = Policy(**{"max_object_size": size, **cache, "key": rule})
     match = values.get("match", Match())
-    return Route(values["name"], match, values["upstream"], policy, values.get("x_cache", False))
+    name = values["name"]
+    quotas, gate = build_quotas(values.get("quotas", ()), name), build_gate(values.get("gate"))
+    return Route(name, match, values["upstream"], policy, values.get("x_cache", False), quotas, gate)
 
 
 def unreachable(routes: Sequence[Route]) -> Iterator[tuple[int, int]]:

@@ -17,6 +17,7 @@ MAX_SECONDS: Final = 2**31  # what delta-seconds can say: RFC 9111 section 1.2.2
 _MILLISECONDS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _BYTES: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _PERIODS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_MOST_PER_PERIOD: Final = 1_000_000_000  # more than anything does, and six digits behind the point are still exact
 _NUMBER: Final = r"[0-9]{1,15}(?:\.[0-9]{1,6})?"
 _INTEGER: Final = r"0|[1-9][0-9]{0,11}"
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 section 5.6.2
@@ -45,6 +46,29 @@ class Address:
             return ip_address(self.host).is_loopback
         except ValueError:
             return self.host.lower() == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many per `unit`, as it is written."""
+
+    number: float
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.number:.6f}".rstrip("0").rstrip(".") + f"/{self.unit}"
+
+    @property
+    def per_second(self) -> float:
+        """The number of one second."""
+        return self.number / _PERIODS[self.unit]
+
+    @classmethod
+    def of(cls, per_second: float) -> "Rate":
+        """As it may have been written: in the shortest unit that needs no more than six digits behind the point."""
+        rates = (cls(round(per_second * seconds, 6), unit) for unit, seconds in _PERIODS.items())
+        longest = cls(per_second * _PERIODS["d"], "d")
+        return next((rate for rate in rates if rate.per_second == per_second), longest)
 
 
 def _split(text: str) -> tuple[float, str]:
@@ -91,23 +115,28 @@ def show_size(size: int) -> str:
     return f"{size // _BYTES[unit]}{unit}"
 
 
-def integer(least: int) -> Leaf:
-    """A whole number that is at least this."""
+def integer(least: int, most: int | None = None) -> Leaf:
+    """A whole number that is at least, and at most, this."""
 
     def convert(text: str) -> int:
         if int(text) < least:
             raise Wrong("is too small", f"write {least} or more")
+        if most is not None and int(text) > most:
+            raise Wrong("is too large", f"write {most} or less")
         return int(text)
 
-    native = ({"type": "integer", "minimum": least},)
-    return Leaf("a whole number", f"digits only, {least} or more", _INTEGER, convert, int, native)
+    native = {"type": "integer", "minimum": least} | ({} if most is None else {"maximum": most})
+    range_ = f"{least} or more" if most is None else f"{least} to {most}"
+    return Leaf("a whole number", f"digits only, {range_}", _INTEGER, convert, int, (native,))
 
 
-def _rate(text: str) -> float:
+def _rate(text: str) -> Rate:
     number, unit = _split(text)
     if not number:
         raise Wrong("is no rate", "write 1/d or more")
-    return number / _PERIODS[unit[1:]]
+    if number > _MOST_PER_PERIOD:
+        raise Wrong("is too large", f"write {_MOST_PER_PERIOD}/s or less")
+    return Rate(number, unit[1:])
 
 
 def _percentage(text: str) -> float:
@@ -166,6 +195,13 @@ def _method(text: str) -> str:
     if text != text.upper():
         raise Wrong("is not in capitals", "write methods in capitals", f"write {text.upper()}")
     return text
+
+
+def _limit_by(text: str) -> str:
+    by = text.lower()
+    if by in ("header:x-forwarded-for", "header:forwarded"):
+        raise Wrong("can be written by any client as it likes", "write ip, which believes it of trusted_proxies only")
+    return by
 
 
 def captures(text: str) -> tuple[str, ...]:
@@ -296,7 +332,10 @@ METHOD: Final = Leaf("a method", "GET, HEAD, POST, …", "[A-Za-z][A-Za-z0-9_-]{
 HEADER: Final = Leaf("a header name", "a field name such as X-Tenant", _TOKEN, str.lower)
 PARAMETER: Final = Leaf("a parameter name", "a name, or with a * at its end all that begin so", r"[^*\s&=]+\*?|\*")
 TAG: Final = Leaf("a tag", "visible ASCII, with {name} for what the path captures", "[!-~]+", _braced)
-LIMIT_BY: Final = Leaf("a client", "ip, route or header:NAME", rf"ip|route|header:{_TOKEN}")
+LIMIT_BY: Final = Leaf("a client", "ip, route or header:NAME", rf"ip|route|header:{_TOKEN}", _limit_by)
+LABEL: Final = Leaf(
+    "a label", 'visible ASCII without " and \\, and spaces within', r"[!#-\[\]-~](?:[ !#-\[\]-~]{0,78}[!#-\[\]-~])?"
+)  # RFC 9651 section 3.3.3, without what it has to escape
 BEARER: Final = Leaf("a token", "visible ASCII without spaces, at least one character", "[!-~]+", secret=True)
 URL: Final = Leaf("a URL", "http://host:port/base or https://…", "[!-~]+", _url, secret=True)
 REDIS_URL: Final = Leaf(

@@ -11,11 +11,11 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from enum import Enum, auto
 from typing import Final, Generic, cast
 
-from proxy.edges.shared import Shared
+from proxy.edges.shared import Pending, Shared
 from proxy.flow.heads import A
 from proxy.flow.inbound import Inbound
 from proxy.flow.ports import ClientError
@@ -245,14 +245,29 @@ class Connection(asyncio.Protocol, Generic[A]):
                 if self._eof and not self._inbound.done:
                     self._body_cut_short(self._inbound)
                     return
-            pending = shared.begin(asked, self)
+            self._spawn(shared.begin(asked, self))
         except Exception:  # noqa: BLE001 - a bug of ours must not leave a client waiting for ever
-            _log.exception("a request could not be answered")
-            self._refuse_or_abort(Refused(500, Reason.INTERNAL, ""))
-            return
+            self._fail()
+
+    def resume(self, step: Callable[[], Pending | None]) -> bool:
+        """Go on with the request under way."""
+        if self._phase is _Phase.LINGER:
+            return False
+        try:
+            self._spawn(step())
+        except Exception:  # noqa: BLE001 - likewise
+            self._fail()
+        self._advance()
+        return True
+
+    def _spawn(self, pending: Pending | None) -> None:
         if pending is not None:
-            self._task = shared.spawn(pending, "exchange")
+            self._task = self._shared.spawn(pending, "exchange")
             self._task.add_done_callback(self._exchange_over)
+
+    def _fail(self) -> None:
+        _log.exception("a request could not be answered")
+        self._refuse_or_abort(Refused(500, Reason.INTERNAL, ""))
 
     def _exchange_over(self, task: asyncio.Task[None]) -> None:
         """The work for a request has ended. One that answered is no longer ours: the next request may

@@ -22,6 +22,7 @@ _PER_PIECE: Final = 64  # and around one of many pieces of a body
 _SHARDS: Final = 256  # one large dictionary would stop the loop each time that it grows
 _SPARED: Final = 32  # entries that are spared to make room once, before the next goes, wanted or not
 _SLICE: Final = 1 << 20  # bytes evicted at once when the budget is made smaller
+_LOOKED_AT: Final = 200  # keys at a time; a loop that stands still for them does so for about a millisecond
 _GHOST_EVERY: Final = 2048  # bytes of budget for one remembered eviction
 
 
@@ -215,6 +216,20 @@ class Memory:
         """Evict a little of what is above the budget; True where nothing more is."""
         self._make_room(max(self.budget, self.size - _SLICE))
         return self.size <= self.budget
+
+    def reclaim(self) -> Iterator[None]:
+        """Look at all that is stored, a little at each step, and let go of what the log has made gone: an entry finds
+        out by itself only when it is asked for, and what was purged may never be.
+        """
+        looked = 0
+        for shard in self._shards:
+            for key in list(shard):
+                for slot in list(_siblings(shard.get(key))):  # others may have come and gone since the last step
+                    if slot.checked != self._log.position:
+                        self._judged(slot)
+                looked += 1
+                if looked % _LOOKED_AT == 0:
+                    yield
 
     def _judged(self, slot: _Slot) -> Entry | None:
         """Its entry in the light of what the log has had since it was last looked at; None: it is gone."""

@@ -204,6 +204,7 @@ class _Exchange:
         self._unsent = False  # whether some of the request's body is still to be sent
         self._client_error: ClientError | None = None
         self._closed = False
+        self.on_close: Callable[[], None] | None = None
 
     async def run(self, call: Call, head: bytes) -> None:
         """Send the request, its body concurrently, and wait for the final response head."""
@@ -315,6 +316,8 @@ class _Exchange:
         if self._closed:
             return
         self._closed = True
+        if self.on_close is not None:
+            self.on_close()
         transport = self._wire.transport
         if self._wire.upgraded:
             if transport is not None:

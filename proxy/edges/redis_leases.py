@@ -78,7 +78,7 @@ class Hold:
 
 
 class Grant:
-    """flow.ports.Lease. One that is dropped with nothing said is released, whatever the reason."""
+    """flow.sharing.Lease. One that is dropped with nothing said is released, whatever the reason."""
 
     __slots__ = ("_dropped", "hold")
 
@@ -86,7 +86,7 @@ class Grant:
         self.hold, self._dropped = hold, dropped
 
     def take(self) -> bool:
-        """See flow.ports.Lease."""
+        """See flow.sharing.Lease."""
         hold = self.hold
         if hold.taken or hold.said:
             return False

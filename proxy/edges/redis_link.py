@@ -19,7 +19,7 @@ from redis import ResponseError
 
 from proxy.edges.redis_own import Own
 from proxy.edges.redis_topology import NOWHERE, Kind, Topology, parse_url
-from proxy.edges.redis_wire import Address, Counters, Entrance, Order, Unreachable, Wire, Word, connect
+from proxy.edges.redis_wire import Address, Counters, Entrance, Order, Taker, Unreachable, Wire, Word, connect
 
 __all__ = ["Call", "Link", "Script", "Unreachable", "Word"]
 
@@ -117,25 +117,41 @@ class Link:
         `urgent`: not behind the store's large values; small replies only. Raises Unreachable, and
         redis.ResponseError for an error reply.
         """
+        wire = self._wire(keys[0], self._urgent) if urgent else self._only or self._wire(keys[0], self._wires)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._send(wire, self._calling(script, keys, args), future, script.source)
+        return future
+
+    def tell(
+        self, take: Callable[[Any, Exception | None], None], script: Script, keys: Sequence[str], args: Sequence[Word]
+    ) -> None:
+        """Run a script as `run` does; `take` is told what it returns, or the error, where the reply comes, or before
+        this returns. It must not raise.
+        """
+        wire = self._only or self._wire(keys[0], self._wires)
+        self._send(wire, self._calling(script, keys, args), Taker(take), script.source)
+
+    def _calling(self, script: Script, keys: Sequence[str], args: Sequence[Word]) -> tuple[Word, ...]:
         if script.sha not in self._scripts:
             self._scripts[script.sha] = script
-        words = ("EVALSHA", script.sha, len(keys), *keys, *args)
-        wire = self._wire(keys[0], self._urgent) if urgent else self._only or self._wire(keys[0], self._wires)
-        return self._send(wire, words, script.source)
+        return ("EVALSHA", script.sha, len(keys), *keys, *args)
 
     def command(self, key: str, *words: Word, urgent: bool = False) -> asyncio.Future[Any]:
         """The reply to a command, words as they are sent; `key` says to which server. Raises as `run` does."""
         wire = self._wire(key, self._urgent) if urgent else self._only or self._wire(key, self._wires)
-        return self._send(wire, words)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._send(wire, words, future)
+        return future
 
-    def _send(self, wire: Wire | None, words: tuple[Word, ...], source: str = "") -> asyncio.Future[Any]:
-        order = Order(words, self._now(), self._loop.create_future(), source)
+    def _send(
+        self, wire: Wire | None, words: tuple[Word, ...], waiter: asyncio.Future[Any] | Taker, source: str = ""
+    ) -> None:
+        order = Order(words, self._now(), waiter, source)
         if wire is None:
             order.fail(Unreachable(self.trouble))
         else:
             self.counters.commands += 1
             wire.send(order)
-        return order.future
 
     async def alone(self, key: str, calls: Sequence[Call], deadline: float) -> list[Any]:
         """The replies to these commands, in order, on a connection that nobody else uses meanwhile.

@@ -15,10 +15,11 @@ from typing import Any, Final, Protocol
 from redis import ResponseError
 
 from proxy.edges.redis_link import Call, Link, Script, Unreachable
-from proxy.edges.redis_records import Layout, as_batch, read_answer, read_batch, source, write_body
+from proxy.edges.redis_records import Layout, as_batch, read_answer, read_batch, read_places, source, write_body
 from proxy.flow.follower import PROMPT, Batch, Follower, Found, Heard, Outbox
 from proxy.flow.invalidation import InvalidationLog, Target
-from proxy.flow.ports import Clock, LogUnreachable, Progress
+from proxy.flow.ports import Clock
+from proxy.flow.sharing import LogUnreachable, Places, Progress
 
 _log = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class RedisLog:
         self._layout = Layout(prefix, instance)
         self._append_script, self._sync_script = Script(source("append")), Script(source("sync"))
         self._ack_script, self._progress_script = Script.load("ack"), Script.load("progress")
+        self._places_script = Script.load("places")
         self._fleet: tuple[str, ...] = ()  # name and end of life (ms) of everybody who was alive a moment ago
         self._replicas = 0
         self._applied = 0
@@ -145,6 +147,16 @@ class RedisLog:
         except (Unreachable, ResponseError) as error:
             _log.info("redis was not told that this instance ends: %s", error)
 
+    @property
+    def instance(self) -> str:
+        """The name of this one."""
+        return self._instance
+
+    @property
+    def instances(self) -> int:
+        """How many were alive when the log was last read, this one included; 0 if it never was."""
+        return len(self._fleet) // 2
+
     def state(self) -> LogState:
         """How things are."""
         blind = max(0.0, self._clock.now() - self._log.trusted_until)
@@ -157,7 +169,7 @@ class RedisLog:
             epoch=follower.epoch,
             number=follower.number,
             outbox=len(self._outbox),
-            instances=len(self._fleet) // 2,
+            instances=self.instances,
             replicas=self._replicas,
             applied=self._applied,
             gaps=follower.gaps,
@@ -251,6 +263,13 @@ class RedisLog:
         applied, pending = reply
         milliseconds = {_name(name): float(ms) for name, ms in zip(applied[::2], applied[1::2], strict=True)}
         return Progress(milliseconds, tuple(sorted(map(_name, pending))))
+
+    async def places(self) -> Places:
+        """How far everybody has come. Raises LogUnreachable."""
+        try:
+            return read_places(await self._link.run(self._places_script, self._layout.places(), [], urgent=True))
+        except (Unreachable, ResponseError) as error:
+            raise LogUnreachable(str(error)) from None
 
     # -- writing
 

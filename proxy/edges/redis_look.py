@@ -12,7 +12,7 @@ from proxy.edges import codec
 from proxy.edges.codec import Damaged, UnknownVersion
 from proxy.edges.redis_leases import LEASE, Desk, Grant, Leases, Place
 from proxy.edges.redis_link import Script
-from proxy.flow.ports import Alone, Apart, Broken, Claim, Found, Lead, Wanted
+from proxy.flow.sharing import Alone, Apart, Broken, Claim, Found, Lead, Wanted
 from proxy.rules.message import Entry, Headers, Reason
 
 _WAITERS: Final = 2.5  # leases: they ask again, and so are put down again, each time one ends
@@ -52,6 +52,28 @@ Outcome = Claim | Pointer | Next
 class Look:
     """One question to Redis, and the wait that it may lead to, for any number of claims."""
 
+    __slots__ = (
+        "_ahead",
+        "_asks",
+        "_base",
+        "_claims",
+        "_desk",
+        "_holder",
+        "_leases",
+        "_on_over",
+        "_passed",
+        "_takers",
+        "_timer",
+        "_token",
+        "_vary",
+        "_wanted",
+        "_words",
+        "known",
+        "mode",
+        "place",
+        "position",
+    )
+
     def __init__(
         self,
         desk: Desk,
@@ -66,6 +88,7 @@ class Look:
         self.position = 0  # of the log, when what came of it was judged
         self._desk, self._leases, self._wanted, self._vary, self._on_over = desk, leases, wanted, vary, on_over
         self._claims: list[asyncio.Future[Outcome]] = []
+        self._takers: list[Callable[[Outcome], None]] = []
         self._base: Entry | None = None
         self._asks = 0
         self._token = ""
@@ -81,13 +104,25 @@ class Look:
         self._claims.append(claim)
         timer = self._desk.loop.call_at(until, _let_go, claim)
         try:
-            outcome = await claim
+            return self._in_time(await claim)
         finally:
             timer.cancel()
+
+    def then(self, take: Callable[[Outcome], None]) -> None:
+        """Tell `take`, soon and not from within this call, what comes of it: for one claim that is no task. What
+        Redis or a lease's end leads to is all that it waits for.
+        """
+        self._takers.append(take)
+
+    def _tell(self, take: Callable[[Outcome], None], outcome: Outcome) -> None:
+        take(self._in_time(outcome))
+
+    def _in_time(self, outcome: Outcome) -> Outcome:
+        """What is left of it for a claim that has its turn only now."""
         log = self._desk.log
         if self.position == log.position:
             return outcome
-        match outcome:  # the log has gone on before this claim had its turn
+        match outcome:  # the log has gone on meanwhile
             case Found(entry) if log.judge(entry, self.position) is not entry:
                 return Next.AGAIN
             case Lead(lease, Entry() as base):
@@ -116,7 +151,7 @@ class Look:
             overtaken,
             self.mode.value,
         )
-        desk.link.run(_CLAIM, (place.value, place.lease, place.waiters), args).add_done_callback(self._answered)
+        desk.link.tell(self._answered, _CLAIM, (place.value, place.lease, place.waiters), args)
 
     def settle(self, outcome: Outcome) -> None:
         """Tell every claim. A lease that none of them takes ends with the last that drops it."""
@@ -127,6 +162,9 @@ class Look:
         for claim in claims:
             if not claim.done():
                 claim.set_result(outcome)
+        takers, self._takers = self._takers, []
+        for take in takers:
+            self._desk.loop.call_soon(self._tell, take, outcome)
 
     def recheck(self) -> None:
         """The log has gone on: has it overtaken the fetch that this waits for, or come to where somebody else was?"""
@@ -148,13 +186,14 @@ class Look:
         else:
             self._heed(token, word)
 
-    def _answered(self, future: asyncio.Future[Any]) -> None:
-        if self._desk.noting(future) is not None:
-            self.settle(Apart())
+    def _answered(self, answer: Any, error: Exception | None) -> None:  # noqa: ANN401 - RESP
+        if error is not None:
+            self._desk.counters.errors += 1
+            self._desk.loop.call_soon(self.settle, Apart())  # the claim that asks may not have joined yet
             return
         self._desk.counters.reads += 1
         try:
-            self._take_in(future.result())
+            self._take_in(answer)
         except Exception:  # noqa: BLE001 - whatever Redis holds, nobody may hang because of it
             self._cannot()
 

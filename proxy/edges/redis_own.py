@@ -41,7 +41,7 @@ class Own:
                 own.close()
                 raise Unreachable(self._closed)
             own.limit(deadline)
-            return await self._exchange(own, [Order(words, at, self._loop.create_future()) for words in calls])
+            return await self._exchange(own, calls, at)
         finally:
             self._free.release()
 
@@ -64,13 +64,14 @@ class Own:
                 return own
         return None
 
-    async def _exchange(self, own: Wire, orders: Sequence[Order]) -> list[Any]:
+    async def _exchange(self, own: Wire, calls: Sequence[tuple[Word, ...]], at: float) -> list[Any]:
         self._busy.add(own)
-        for order in orders:
-            own.send(order)
+        futures: list[asyncio.Future[Any]] = [self._loop.create_future() for _ in calls]
+        for words, future in zip(calls, futures, strict=True):
+            own.send(Order(words, at, future))
         whole = False
         try:
-            replies = await asyncio.gather(*[order.future for order in orders], return_exceptions=True)
+            replies = await asyncio.gather(*futures, return_exceptions=True)
             whole = not any(isinstance(reply, Unreachable) for reply in replies)
         finally:
             self._busy.discard(own)

@@ -12,6 +12,7 @@ import orjson
 
 from proxy.flow.follower import Answer, Batch, Follower, Found
 from proxy.flow.invalidation import Kind, Target
+from proxy.flow.sharing import Places
 
 MAX_RECORDS: Final = 100_000  # the log has at most
 MAX_AGE: Final = 24 * 3600.0  # seconds; what is shared is stored for less
@@ -67,6 +68,10 @@ class Layout:
         """To ask how far a batch has come."""
         return [self._ack + batch, self.instances]
 
+    def places(self) -> list[str]:
+        """To ask how far everybody has come."""
+        return [self.meta, self.instances]
+
     def _common(self) -> Words:
         return [MAX_RECORDS, self.records, secrets.token_hex(6)]
 
@@ -84,6 +89,13 @@ def read_answer(reply: Sequence[Any]) -> tuple[Answer, tuple[str, ...], int]:
         int(at) / 1e6, Found(found.decode()), epoch.decode(), int(place), place_id.decode(), int(last), batches
     )
     return answer, tuple([word.decode(errors="replace") for word in fleet]), replicas
+
+
+def read_places(reply: Sequence[bytes]) -> Places:
+    """Of places.lua."""
+    last, *rest = reply
+    reached = {name.decode(errors="replace"): int(number) for name, number in zip(rest[::2], rest[1::2], strict=True)}
+    return Places(int(last), {name: None if number < 0 else number for name, number in sorted(reached.items())})
 
 
 def read_batch(message: bytes) -> Batch | None:

@@ -26,8 +26,8 @@ from proxy.edges import codec
 from proxy.edges.codec import Packed
 from proxy.edges.redis_leases import Counters, Desk, Grant, Hold, Leases, Log, Spawn
 from proxy.edges.redis_link import Link, Script
-from proxy.edges.redis_look import Look, Mode, Next, Pointer
-from proxy.flow.ports import Alone, Apart, Broken, Claim, Lease, Wanted
+from proxy.edges.redis_look import Look, Mode, Next, Outcome, Pointer
+from proxy.flow.sharing import Alone, Apart, Broken, Claim, Found, Lease, Rest, Wanted
 from proxy.rules.fields import selecting
 from proxy.rules.message import Entry, Headers, Reason
 
@@ -44,7 +44,7 @@ _ASKERS_OWN: Final = frozenset({Reason.AUTHORIZATION, Reason.CREDENTIALS})
 
 
 class RedisStore:
-    """flow.ports.SharedStore. Made inside the running loop.
+    """flow.sharing.SharedStore. Made inside the running loop.
 
     `now` gives monotonic seconds, `spawn` owns the tasks. Whoever subscribes to `PREFIX:to:INSTANCE` hands what
     begins with `w` to `on_word`.
@@ -69,14 +69,27 @@ class RedisStore:
             look.settle(Apart())
         await self._leases.close()
 
+    def look(self, wanted: Wanted, then: Callable[[Found | Rest], None]) -> None:
+        """See flow.sharing.SharedStore."""
+        self._look(wanted, (), Mode.TAKE).then(partial(self._looked, wanted, then))
+
+    def _looked(self, wanted: Wanted, then: Callable[[Found | Rest], None], outcome: Outcome) -> None:
+        then(outcome if isinstance(outcome, Found) else partial(self._claim, wanted, outcome))
+
     async def claim(self, wanted: Wanted, within: float) -> Claim:
-        """See flow.ports.SharedStore."""
+        """See flow.sharing.SharedStore."""
+        return await self._claim(wanted, None, within)
+
+    async def _claim(self, wanted: Wanted, outcome: Outcome | None, within: float) -> Claim:
+        """The same, of which a first look may have come to something already."""
         until, mode, turns = self._desk.loop.time() + within, Mode.TAKE, 0
         while turns < _TURNS:
-            outcome = await self._look(wanted, (), mode).outcome(until)
+            if outcome is None:
+                outcome = await self._look(wanted, (), mode).outcome(until)
             if isinstance(outcome, Pointer):
                 outcome = await self._look(wanted, selecting(wanted.fields, outcome.names), mode).outcome(until)
-            match outcome:
+            answer, outcome = outcome, None
+            match answer:
                 case Next.LATER:
                     continue
                 case Next.AGAIN:
@@ -86,7 +99,7 @@ class RedisStore:
                 case Pointer():
                     break
                 case _:
-                    return outcome
+                    return answer
             turns += 1
         return Apart()
 
@@ -135,7 +148,7 @@ class RedisStore:
             look.miss()
 
     def keep(self, lease: Lease | None, entry: Entry, asked: float) -> None:
-        """See flow.ports.SharedStore."""
+        """See flow.sharing.SharedStore."""
         hold = _say(lease)
         if entry.length > codec.MAX_BODY:
             self._desk.counters.refused += 1
@@ -146,7 +159,7 @@ class RedisStore:
             self._desk.spawn(self._pack_large(hold, entry, asked), "large value")
 
     def give_up(self, lease: Lease, outcome: Alone | Broken | Apart) -> None:
-        """See flow.ports.SharedStore."""
+        """See flow.sharing.SharedStore."""
         hold = _say(lease)
         if hold is None:
             return
@@ -162,7 +175,7 @@ class RedisStore:
                 assert_never(outcome)
 
     def drop(self, entry: Entry) -> None:
-        """See flow.ports.SharedStore."""
+        """See flow.sharing.SharedStore."""
         place = self._desk.place(entry.terms.policy, entry.key, entry.vary, apart=False)
         self._leases.drop(place, entry.stored_at, entry.seq)
 

@@ -51,6 +51,37 @@ class Counters:
     latency: float = 0.0
 
 
+class Taker:
+    """Takes a reply where it comes: for whoever would have to make a task to wait for a future.
+
+    `take` gets the reply, or the error that there is instead of one. It must not raise.
+    """
+
+    __slots__ = ("_take",)
+
+    def __init__(self, take: Callable[[Any, Exception | None], None]) -> None:
+        self._take: Callable[[Any, Exception | None], None] | None = take
+
+    def done(self) -> bool:
+        """Whether it has been told."""
+        return self._take is None
+
+    def set_result(self, reply: Any) -> None:  # noqa: ANN401 - RESP
+        """As of a future."""
+        take, self._take = self._take, None
+        if take is not None:
+            take(reply, None)
+
+    def set_exception(self, error: Exception) -> None:
+        """As of a future."""
+        take, self._take = self._take, None
+        if take is not None:
+            take(None, error)
+
+    def exception(self) -> None:
+        """As of a future: nobody need be told again."""
+
+
 class Order:
     """A command under way: who waits for its reply, and since when (monotonic seconds).
 
@@ -60,7 +91,9 @@ class Order:
     __slots__ = ("at", "excused", "future", "source", "words")
     excused: float
 
-    def __init__(self, words: tuple[Word, ...], at: float, future: asyncio.Future[Any], source: str = "") -> None:
+    def __init__(
+        self, words: tuple[Word, ...], at: float, future: asyncio.Future[Any] | Taker, source: str = ""
+    ) -> None:
         self.words, self.at, self.future, self.source = words, at, future, source
 
     def fail(self, error: Exception) -> None:
@@ -123,9 +156,9 @@ class Wire(asyncio.Protocol):
 
     def order(self, *words: Word) -> asyncio.Future[Any]:
         """The reply to one command."""
-        order = Order(words, self._now(), self._loop.create_future())
-        self.send(order)
-        return order.future
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self.send(Order(words, self._now(), future))
+        return future
 
     def send(self, order: Order) -> None:
         """Let it leave with the others of this tick, or when there is room for it."""
@@ -277,19 +310,24 @@ class Wire(asyncio.Protocol):
         earned = min(self._earned + len(data) / _BULK, self.deadline)
         self._earned = earned - self._excuse(earned, now)
         reader, waiting = self._reader, self._waiting
+        oldest = waiting[0].at if waiting else now
+        come: list[tuple[Order, Any]] = []
+        nonsense = False
         try:
             reader.feed(data)
             if self.on_push is not None:
                 self._pushed(self.on_push)
                 return
-            oldest = waiting[0].at if waiting else now
             while (reply := reader.gets()) is not _NOTHING:
-                order = waiting.popleft()
-                if reply.__class__ is ResponseError:
-                    self.on_error(self, order, reply)
-                elif not order.future.done():
-                    order.future.set_result(reply)
+                come.append((waiting.popleft(), reply))
         except (ConnectionError, IndexError):
+            nonsense = True
+        for order, reply in come:
+            if reply.__class__ is ResponseError:
+                self.on_error(self, order, reply)
+            elif not order.future.done():
+                order.future.set_result(reply)
+        if nonsense:
             self._break("does not speak Redis's protocol")
             return
         if self._queue:

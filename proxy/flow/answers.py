@@ -9,6 +9,7 @@ from proxy.flow.background import Background
 from proxy.flow.ports import Client, ClientError, Clock, Journal, OriginError, Outcome, Tunnel
 from proxy.flow.site import Visit
 from proxy.flow.tally import Tallies
+from proxy.flow.tracing import TraceSpan
 from proxy.flow.tunnel import carry
 from proxy.rules.admit import INLINE
 from proxy.rules.message import Entry, Fwd, Head, Headers, Reason, Request
@@ -31,7 +32,7 @@ class Answers:
         background: Background,
         tallies: Tallies,
     ) -> None:
-        self._clock, self.journal, self.request_ids, self._background = clock, journal, request_ids, background
+        self._clock, self.journal, self.request_ids, self.background = clock, journal, request_ids, background
         self.tallies = tallies
 
     async def watch(self, visit: Visit, work: Callable[[], Pending], fwd: Fwd | None) -> None:
@@ -39,14 +40,17 @@ class Answers:
         try:
             await work()
         except ClientError:
-            self._note_broken_off(visit, fwd)
+            self.broken_off(visit, fwd)
         except asyncio.CancelledError:
-            self._note_broken_off(visit, fwd)
+            self.broken_off(visit, fwd)
             raise
+        finally:
+            if visit.span is not None:
+                visit.span.end(error=Reason.INTERNAL)  # a bug of ours, where it has not ended yet
 
-    def _note_broken_off(self, visit: Visit, fwd: Fwd | None) -> None:
-        refused = visit.client.refused
-        status, reason = (499, Reason.CLIENT_GONE) if refused is None else (refused.status, refused.reason)
+    def broken_off(self, visit: Visit, fwd: Fwd | None) -> None:
+        """Note that the client was gone before it had its answer."""
+        status, reason = _ending(visit.client)
         self.note(visit, status, Account(reason, fwd=fwd), complete=False)
 
     def serve(self, visit: Visit, entry: Entry, account: Account) -> Callable[[], Pending] | None:
@@ -109,7 +113,7 @@ class Answers:
         client = visit.client
         inbound = client.upgrade(head_bytes(head.status, head.reason, head.headers))
         try:
-            complete = await carry(client, inbound, upstream, self._background)
+            complete = await carry(client, inbound, upstream, self.background)
         finally:
             upstream.close()
         if complete:
@@ -118,31 +122,71 @@ class Answers:
             client.abort()
         self.note(visit, head.status, account, complete=complete)
 
-    def error(self, visit: Visit, status: int, account: Account) -> None:
-        """An error of our own on a cached route."""
+    def error(self, visit: Visit, status: int, account: Account, *, after: int = 1) -> None:
+        """An error of our own on a cached route. One that will pass is worth another try `after` so many seconds."""
         headers, body = problem(status, account.reason)
+        if status in (429, 503):
+            headers = (*headers, ("Retry-After", str(after)))
         head = head_bytes(status, TITLES.get(status, "Error"), headers) + self._account(visit, account)
         body = b"" if visit.request.method == "HEAD" else body
         visit.client.send(head, END + body, len(body))
         self.note(visit, status, account)
 
     def unrouted(
-        self, request: Request, client: Client, status: int, reason: Reason, extra: Headers, now: float
+        self,
+        request: Request,
+        client: Client,
+        status: int,
+        reason: Reason,
+        extra: Headers,
+        now: float,
+        detail: str = "",
+        *,
+        span: TraceSpan | None,
     ) -> None:
         """An error for a request that no route takes."""
-        headers, body = problem(status, reason)
+        headers, body = problem(status, reason, detail)
+        self.own(request, client, status, reason, (*headers, *extra), body, now, span=span)
+
+    def own(
+        self,
+        request: Request,
+        client: Client,
+        status: int,
+        reason: Reason,
+        headers: Headers,
+        body: bytes,
+        now: float,
+        *,
+        span: TraceSpan | None,
+    ) -> None:
+        """An answer of our own to a request that no route takes."""
         body = b"" if request.method == "HEAD" else body
-        client.send(head_bytes(status, TITLES[status], (*headers, *extra)), END + body, len(body))
+        client.send(head_bytes(status, TITLES[status], headers), END + body, len(body))
         request_id = request.fields.get("x-request-id", "")
         self._record(request, client, None, request_id, status, Account(reason), now, complete=True)
+        if span is not None:
+            span.answered(status, Account(reason), complete=True)
+
+    def unheard(self, request: Request, client: Client, now: float, *, span: TraceSpan | None) -> None:
+        """Note that the client of a request that no route takes was gone before it had its answer."""
+        status, reason = _ending(client)
+        request_id = request.fields.get("x-request-id", "")
+        self._record(request, client, None, request_id, status, Account(reason), now, complete=False)
+        if span is not None:
+            span.answered(status, Account(reason), complete=False)
 
     def note(self, visit: Visit, status: int, account: Account, *, complete: bool = True) -> None:
         """Count it, and tell the journal how it ended."""
         self.tallies.hot.add(visit.key)
+        if visit.permit is not None and (account.fwd is None or account.collapsed):
+            visit.permit.refund(self._clock.now())
         route, request = visit.lane.route.name, visit.request
         # The id that went upstream with it, or the client's: another would be found in nobody else's log.
         request_id = request.fields.get("x-request-id", "") if account.fwd is None else visit.request_id
         self._record(request, visit.client, route, request_id, status, account, visit.now, complete=complete)
+        if visit.span is not None:
+            visit.span.answered(status, account, complete=complete)
 
     def _record(
         self,
@@ -166,8 +210,15 @@ class Answers:
         )
 
     def _account(self, visit: Visit, account: Account) -> bytes:
-        lane = visit.lane
-        return field_lines(account.headers(x_cache=lane.route.x_cache)) if lane.policy.enabled else b""
+        lane, permit = visit.lane, visit.permit
+        lines = field_lines(account.headers(x_cache=lane.route.x_cache)) if lane.policy.enabled else b""
+        return lines if permit is None else lines + permit.told
+
+
+def _ending(client: Client) -> tuple[int, Reason]:
+    """How an exchange ended whose client has had no answer to it."""
+    refused = client.refused
+    return (499, Reason.CLIENT_GONE) if refused is None else (refused.status, refused.reason)
 
 
 async def _pieces(body: tuple[bytes, ...]) -> AsyncIterator[bytes]:

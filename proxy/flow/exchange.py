@@ -1,17 +1,23 @@
 """One request, top to bottom: route it, key it, look it up, decide, answer."""
 
+from dataclasses import replace
 from functools import partial
+from math import ceil
 from typing import Final, assert_never
 
 from proxy.flow.answers import Answers, Pending
 from proxy.flow.fill import Fill
 from proxy.flow.flights import Flights
+from proxy.flow.gate import Full, Gates
 from proxy.flow.invalidation import InvalidationLog
+from proxy.flow.limiter import Limiter, Payers
 from proxy.flow.ports import Client, Clock, Store
+from proxy.flow.purge import Purge
 from proxy.flow.relay import Relay
 from proxy.flow.site import Asked, Lane, Site, Visit, read, unrouted
 from proxy.flow.tally import Tally
-from proxy.rules.lookup import Fetch, Refuse, Serve, on_failure, on_request
+from proxy.flow.tracing import Step, TraceSpan
+from proxy.rules.lookup import Fetch, Plan, Refuse, Serve, on_failure, on_request
 from proxy.rules.message import Entry, Reason, Request
 from proxy.rules.report import Account
 from proxy.rules.respond import from_entry, unmodified
@@ -35,18 +41,19 @@ class Exchange:
         fill: Fill,
         answers: Answers,
         clock: Clock,
+        purge: Purge,
     ) -> None:
         self.site = site  # a reload puts another in its place
         self._store, self._log, self._flights = store, log, flights
         self._fill, self._answers, self._clock = fill, answers, clock
         self._now, self._fresh, self._journal = clock.now, store.fresh, answers.journal
-        self._tallies = answers.tallies
+        self._tallies, self._purge, self._background = answers.tallies, purge, answers.background
         self._said: dict[Asked, _Said] = {}
         self._relay = Relay(store, log, flights, fill, answers, clock)
 
-    def read(self, request: Request) -> Asked:
+    def read(self, request: Request, *, trusted: bool = False) -> Asked:
         """What may be known of a request before it is asked, and again for the next one with the same bytes."""
-        return read(self.site, request)
+        return read(self.site, request, trusted=trusted)
 
     def hit(self, asked: Asked, client: Client) -> bool:
         """Answer a plain request from a fresh entry, if nothing else stands in the way: what most requests come to.
@@ -57,16 +64,25 @@ class Exchange:
         entry = self._fresh(asked.key, asked.fields, now)
         if entry is None:
             return False
-        said = self._said.get(asked)
+        said, kept = self._said.get(asked), True
         if said is None or said[0] is not entry or now >= said[1]:
             if said is not None:
                 self._count(asked, said)
             said = self._say(asked, entry, now)
             if said is None:
                 return False
-        else:
-            asked.hits += 1
-        client.put(said[2], said[3])
+            kept = self._said.get(asked) is said
+        head = said[2]
+        limiter = asked.limiter
+        if limiter is not None:
+            limits = limiter.hit(asked.payers, client.peer, now)
+            if limits is None:
+                return False
+            head += limits
+        client.put(head, said[3])
+        asked.hits += 1
+        if not kept:
+            self._count(asked, said)
         if self._journal is not None:
             self._journal.hit(asked, client.peer, said[4], said[5], said[6], self._now() - now)
         return True
@@ -96,7 +112,6 @@ class Exchange:
             head, tail, status, sent = reply.head, reply.tail, reply.status, reply.sent
         route = lane.route.name
         tally = self._tallies.of_plain(route, asked.request.method, status)
-        self._tallies.hit(tally, asked.key, 1, sent, terms.fetch_seconds)
         said = (entry, now + min(1 - age % 1, left % 1), head, tail, route, status, sent, tally)
         if len(rest) <= _SMALL:
             if len(self._said) == _MANY and asked not in self._said:
@@ -116,17 +131,58 @@ class Exchange:
         if hits:
             self._tallies.hit(said[7], asked.key, hits, said[6], said[0].terms.fetch_seconds)
 
-    def begin(self, asked: Asked, client: Client) -> Pending | None:
-        """Answer now, or return what must wait for the upstream or a slow reader."""
+    def begin(self, asked: Asked, client: Client, span: TraceSpan | None = None) -> Pending | None:
+        """Answer now, or return what must wait for the upstream or a slow reader; or, having done neither, when the
+        shared store has said what it has.
+        """
         now = self._now()
         lane = asked.lane
+        if asked.purging is not None:
+            return self._purge.begin(asked, client, now, span)
         if lane is None:
-            self._unrouted(asked, client, now)
+            self._unrouted(asked, client, now, span)
             return None
-        visit = self._visit(asked, lane, client, now)
-        entry = self._stored(visit)
+        visit = self._visit(asked, lane, client, now, span)
+        plan = self._plan(visit, now)
+        if lane.limiter is None:
+            return self._act(visit, plan)
+        miss = isinstance(plan, Fetch)
+        permit = lane.limiter.pay(asked.payers, client.peer, now, miss=miss)
+        if permit is not None:
+            return self._permitted(replace(visit, permit=permit), plan)
+        self._background.spawn(self._ask(visit, lane.limiter, asked.payers, miss=miss), "rate limit")
+        return None
+
+    async def _ask(self, visit: Visit, limiter: Limiter, payers: Payers, *, miss: bool) -> None:
+        """Go on when whoever keeps the buckets has answered."""
+        permit = await limiter.ask(payers, visit.client.peer, miss=miss)
+        visit = replace(visit, permit=permit, seen=self._log.position)
+        if not visit.client.resume(partial(self._permitted, visit, None)):
+            self._answers.broken_off(visit, None)
+
+    def _permitted(self, visit: Visit, plan: Plan | None) -> Pending | None:
+        """Act on the plan, if that is paid. None: make another, time has passed."""
+        now, permit = self._now(), visit.permit
+        if plan is None:
+            plan = self._plan(visit, now)
+        if permit is None or not permit.wait:
+            return self._act(visit, plan)
+        stored = (on_failure(plan.base, now, lost=True) if isinstance(plan, Fetch) else plan) if permit.stale else None
+        if isinstance(stored, Serve):
+            return self._serve(visit, Serve(stored.entry, Reason.RATE_LIMITED))
+        self._answers.error(visit, 429, Account(Reason.RATE_LIMITED), after=ceil(permit.wait))
+        return None
+
+    def _plan(self, visit: Visit, now: float) -> Plan:
+        span = None if visit.span is None else visit.span.step(Step.LOOK_UP)
+        entry = self._stored(visit, now)
         held = entry is None and self._store.holds(visit.key)
-        plan = on_request(asked.request, entry, visit.lane.policy, now, held=held, roll=self._clock.roll())
+        plan = on_request(visit.request, entry, visit.lane.policy, now, held=held, roll=self._clock.roll())
+        if span is not None:
+            span.end(plan.reason.value)
+        return plan
+
+    def _act(self, visit: Visit, plan: Plan) -> Pending | None:
         match plan:
             case Serve():
                 if plan.refresh:
@@ -139,11 +195,23 @@ class Exchange:
                 stale = self._stale_after_failure(visit, plan)
                 if stale is not None:
                     return self._serve(visit, stale)
+                if visit.lane.gates is not None:
+                    return self._answers.watch(visit, partial(self._enter, visit, visit.lane.gates, plan), plan.fwd)
+                if self._relay.look(visit, plan):
+                    return None
                 return self._answers.watch(visit, partial(self._relay.fetch, visit, plan), plan.fwd)
             case _:
                 assert_never(plan)
 
-    def _visit(self, asked: Asked, lane: Lane, client: Client, now: float) -> Visit:
+    async def _enter(self, visit: Visit, gates: Gates, plan: Fetch) -> None:
+        """Fetch when its client has not too much under way."""
+        try:
+            async with gates.at(visit.guest):
+                await self._relay.fetch(visit, plan)
+        except Full as full:
+            self._answers.error(visit, 503, Account(Reason.CONCURRENCY_LIMITED), after=full.after)
+
+    def _visit(self, asked: Asked, lane: Lane, client: Client, now: float, span: TraceSpan | None) -> Visit:
         return Visit(
             request=asked.request,
             client=client,
@@ -155,12 +223,14 @@ class Exchange:
             request_id=asked.request.fields.get("x-request-id") or self._answers.request_ids(),
             now=now,
             seen=self._log.position,
+            guest="" if lane.gates is None else lane.gates.client(asked.guest, client.peer),
+            span=span,
         )
 
-    def _stored(self, visit: Visit) -> Entry | None:
+    def _stored(self, visit: Visit, now: float) -> Entry | None:
         if not visit.lane.policy.enabled:
             return None
-        entry = self._store.find(visit.key, visit.request, visit.now)
+        entry = self._store.find(visit.key, visit.request, now)
         # Stored under another policy is not what the operator wants now.
         return entry if entry is not None and entry.terms.policy == visit.lane.fingerprint else None
 
@@ -175,7 +245,7 @@ class Exchange:
         rest = self._answers.serve(visit, plan.entry, Account(plan.reason, ttl=plan.ttl(visit.now)))
         return None if rest is None else self._answers.watch(visit, rest, None)
 
-    def _unrouted(self, asked: Asked, client: Client, now: float) -> None:
+    def _unrouted(self, asked: Asked, client: Client, now: float, span: TraceSpan | None) -> None:
         status, reason = unrouted(asked)
         allow = (("Allow", ", ".join(asked.allow)),) if asked.allow else ()
-        self._answers.unrouted(asked.request, client, status, reason, allow, now)
+        self._answers.unrouted(asked.request, client, status, reason, allow, now, span=span)

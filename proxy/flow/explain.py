@@ -6,6 +6,8 @@ effect its question is asked without; tests/flow/test_explain.py holds the answe
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from math import ceil
 from typing import assert_never
 
 from proxy.flow.expiring import ExpiringSet
@@ -19,7 +21,10 @@ from proxy.flow.explanation import (
     InTheAir,
     Invalidation,
     Lately,
+    Limiting,
     Lying,
+    OverLimit,
+    Purging,
     Remembered,
     Standing,
     Stored,
@@ -33,7 +38,9 @@ from proxy.flow.explanation import (
 )
 from proxy.flow.flights import Flight, Flights, Landed, Streaming
 from proxy.flow.invalidation import InvalidationLog
+from proxy.flow.limiting import doorway, limiting
 from proxy.flow.ports import Shelves, Variant
+from proxy.flow.purge import order_of, verdict
 from proxy.flow.site import Asked, Lane, Site, read, shelf_of, unrouted
 from proxy.flow.steps import NEVER, arithmetic, as_read, client, eligibility, keying, routing, windows
 from proxy.rules.fields import selecting, selects
@@ -46,6 +53,7 @@ from proxy.rules.lookup import (
     on_request,
 )
 from proxy.rules.message import Entry, Fields, Headers, Reason, Request
+from proxy.rules.purging import PurgeRule
 from proxy.rules.report import Account, failure_status
 from proxy.rules.respond import from_entry
 from proxy.rules.wire import Refused
@@ -67,12 +75,20 @@ class Explainer:
         self._site, self._store, self._log, self._flights = site, store, log, flights
         self._now, self._shared = now, shared
 
-    def explain(self, request: Request) -> Explanation:
-        """The decisions about a request that comes now."""
+    def trusts(self, client: str) -> bool:
+        """Whether what an address says of whom it speaks for would be believed."""
+        return any(ip_address(client) in network for network in self._site().trusted)
+
+    def explain(self, request: Request, peer: str | None = None) -> Explanation:
+        """The decisions about a request that comes now; from the address `peer`, if it matters who sends it."""
         site, now = self._site(), self._now()
-        asked = read(site, request)
+        trusted = peer is not None and self.trusts(peer)
+        asked = read(site, request, trusted=trusted)
         steps: list[Decision] = [as_read(request), routing(site, asked)]
         lane = asked.lane
+        if asked.purging is not None:
+            may = peer is None or asked.purging.allows(asked.purging.asker(peer, asked.fields, trusted=trusted))
+            return _purged(asked, asked.purging, steps, may=may)
         if lane is None:
             status, reason = unrouted(asked)
             return _explanation(steps, Answer(Act.REFUSE, status, reason))
@@ -86,9 +102,12 @@ class Explainer:
             if look.entry is not None:
                 steps.append(arithmetic(look.entry, lane.policy, now))
             steps.append(client(request, look.entry, lane.policy, now, held=look.held))
+        limits = limiting(asked, lane, plan, peer, now, shared=self._shared)
+        if limits is not None:
+            steps.append(limits)
         shelf = shelf_of(lane, asked.key, asked.fields)
         steps.append(self._remembered(shelf, now))
-        upstream, answer = self._outcome(asked, lane, plan, look, shelf, now)
+        upstream, answer = self._outcome(asked, lane, plan, look, shelf, limits, now)
         steps.append(upstream)
         return _explanation(steps, answer)
 
@@ -198,21 +217,28 @@ class Explainer:
     # -- what would be
 
     def _outcome(
-        self, asked: Asked, lane: Lane, plan: Plan, look: "_Look", shelf: str, now: float
+        self, asked: Asked, lane: Lane, plan: Plan, look: "_Look", shelf: str, limits: Limiting | None, now: float
     ) -> tuple[Upstream, Answer]:
-        stays = Upstream(lane.upstream.name, lane.upstream.host, not lane.upstream.breaker.would_admit(now), None, None)
+        at = lane.upstream
+        gate = None if at.gate is None else doorway(at.gate.rule, at.gate)
+        stays = Upstream(at.name, at.host, not at.breaker.would_admit(now), None, None, gate)
+        over = None if limits is None else _over_limit(asked, lane, plan, limits, now)
+        if over is not None:
+            return stays, over
         match plan:
             case Serve():
                 renews = plan.refresh and self._may_renew(plan.entry, shelf, now)
                 return stays, _served(asked, lane, plan, now, renews=renews)
             case Refuse(status, reason):
-                return stays, Answer(Act.REFUSE, status, reason, cache_status=_told(lane, Account(reason)))
+                return stays, _refused(lane, status, Account(reason))
             case Fetch():
                 failed = self._flights.failed_lately(shelf, now) if plan.base is not None else None
                 if failed is not None:
                     stale = on_failure(plan.base, now, lost=failed is not Reason.UPSTREAM_ERROR)
                     if stale is not None:
                         return stays, _served(asked, lane, stale, now, renews=False)
+                if limits is not None and limits.gate is not None and limits.gate.full:
+                    return stays, _refused(lane, 503, Account(Reason.CONCURRENCY_LIMITED), limits.gate.wait)
                 return self._fetched(asked, lane, plan, look, stays, now)
             case _:
                 assert_never(plan)
@@ -240,8 +266,10 @@ class Explainer:
                 way = Way.LEAD if flight is None else Way.JOIN if _for_all(flight) else Way.ALONE
         upstream = replace(stays, way=way, flight=None if flight is None else _in_the_air(flight, now))
         base = plan.base
-        if stays.breaker_open and way is not Way.JOIN:
-            return upstream, _left_alone(asked, lane, plan, now)
+        busy = stays.gate is not None and stays.gate.full
+        if (stays.breaker_open or busy) and way is not Way.JOIN:
+            why = Reason.BREAKER_OPEN if stays.breaker_open else Reason.UPSTREAM_BUSY
+            return upstream, _left_alone(asked, lane, plan, why, now)
         account = Account(reason, fwd=plan.fwd, collapsed=way is Way.JOIN)
         return upstream, Answer(
             Act.FETCH,
@@ -274,6 +302,15 @@ def refused(given: AsRead, why: Refused) -> Explanation:
     """A request that is refused before any route is asked."""
     steps: list[Decision] = [replace(given, refused=why.detail)]
     return _explanation(steps, Answer(Act.REFUSE, why.status, why.reason))
+
+
+def _purged(asked: Asked, rule: PurgeRule, steps: list[Decision], *, may: bool) -> Explanation:
+    """A PURGE, by somebody who may send one, or who may not."""
+    order = order_of(asked.site, asked.request)
+    if order is not None:
+        steps.append(Purging(order.urls, order.soft, tuple(map(str, rule.allow))))
+    status, reason = verdict(order) if may else (403, Reason.NOT_ALLOWED)
+    return _explanation(steps, Answer(Act.PURGE if may and order is not None else Act.REFUSE, status, reason))
 
 
 def _explanation(steps: list[Decision], answer: Answer) -> Explanation:
@@ -332,10 +369,27 @@ def _from_entry(
     )
 
 
-def _left_alone(asked: Asked, lane: Lane, plan: Fetch, now: float) -> Answer:
-    """The upstream's breaker is open: a stale answer, or an error."""
-    account = Account(Reason.BREAKER_OPEN, fwd=plan.fwd)
+def _over_limit(asked: Asked, lane: Lane, plan: Plan, limits: Limiting, now: float) -> Answer | None:
+    """What is answered in place of the plan, where it cannot be paid."""
+    short = [bucket for bucket in limits.buckets if not bucket.passes]
+    if not short:
+        return None
+    if short[0].over_limit is OverLimit.SERVE_STALE:
+        stored = on_failure(plan.base, now, lost=True) if isinstance(plan, Fetch) else plan
+        if isinstance(stored, Serve):
+            return _served(asked, lane, Serve(stored.entry, Reason.RATE_LIMITED), now, renews=False)
+    return _refused(lane, 429, Account(Reason.RATE_LIMITED), max(bucket.wait for bucket in short))
+
+
+def _refused(lane: Lane, status: int, account: Account, wait: float = 1.0) -> Answer:
+    after = max(1, ceil(wait)) if status in (429, 503) else None
+    return Answer(Act.REFUSE, status, account.reason, account.fwd, cache_status=_told(lane, account), retry_after=after)
+
+
+def _left_alone(asked: Asked, lane: Lane, plan: Fetch, why: Reason, now: float) -> Answer:
+    """The upstream's breaker is open, or too much is under way there: a stale answer, or an error."""
+    account = Account(why, fwd=plan.fwd)
     stale = on_failure(plan.base, now, lost=True)
     if stale is not None:
         return _from_entry(asked, lane, stale.entry, replace(account, reason=Reason.STALE_IF_ERROR), now)
-    return Answer(Act.REFUSE, failure_status(account.reason), account.reason, plan.fwd, _told(lane, account))
+    return _refused(lane, failure_status(why), account)

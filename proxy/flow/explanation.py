@@ -11,7 +11,9 @@ from proxy.rules.message import Fwd, Headers, Reason
 from proxy.rules.routes import Miss
 
 HIDDEN: Final = "(hidden)"
-_SENSITIVE: Final = re.compile(r"auth|cookie|token|secret|session|passw|api-?key")
+_SENSITIVE: Final = re.compile(
+    r"auth|cookie|token|secret|session|passw|credential|signature|jwt|(api|access|private)-?key"
+)
 _ABSENT: Final = "\0"  # what `selecting` has for a field that is not there
 
 
@@ -21,12 +23,14 @@ class Step(Enum):
 
     REQUEST = "request"
     ROUTE = "route"
+    PURGE = "purge"
     KEY = "key"
     CACHE = "cache"
     VARIANTS = "variants"
     INVALIDATION = "invalidation"
     FRESHNESS = "freshness"
     CLIENT = "client"
+    LIMITS = "limits"
     REMEMBERED = "remembered"
     UPSTREAM = "upstream"
 
@@ -59,12 +63,29 @@ class Way(Enum):
 
 
 @unique
+class Pays(Enum):
+    """What a request pays for."""
+
+    HIT = "hit"
+    MISS = "miss"
+
+
+@unique
+class OverLimit(Enum):
+    """What a client without tokens gets, as the configuration says it."""
+
+    REJECT = "reject"
+    SERVE_STALE = "serve_stale"
+
+
+@unique
 class Act(Enum):
     """What becomes of the request."""
 
     SERVE = "serve"
     FETCH = "fetch"
     REFUSE = "refuse"
+    PURGE = "purge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +121,16 @@ class Routing:
     captures: Mapping[str, str]
     allow: tuple[str, ...]
     step: Step = field(default=Step.ROUTE, init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Purging:
+    """What a PURGE would do, and for clients in which networks. `urls` as they are keyed."""
+
+    urls: tuple[str, ...]
+    soft: bool
+    allow: tuple[str, ...]
+    step: Step = field(default=Step.PURGE, init=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +273,56 @@ class Client:
 
 
 @dataclass(frozen=True, slots=True)
+class Bucket:
+    """One limit, and what is in the bucket that the request pays from. `client` is whose it is: an address, a network
+    or a hash, nothing where all share it, None where it is the peer's and nobody said who that is; then it is taken
+    for full. `rate` in tokens a second; `wait`: seconds until there are enough.
+    """
+
+    name: str
+    by: str
+    client: str | None
+    rate: float
+    burst: float
+    left: float
+    cost: float
+    passes: bool
+    wait: float
+    over_limit: OverLimit
+
+
+@dataclass(frozen=True, slots=True)
+class Doorway:
+    """How many may be inside and wait, how many do, and for how many seconds they may. `full`: whoever comes now is
+    refused. `by` None: all are counted together; `client` as of a bucket.
+    """
+
+    requests: int
+    inside: int
+    queue: int
+    waiting: int
+    wait: float
+    full: bool
+    by: str | None = None
+    client: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limiting:
+    """The route's limits. The request `pays` what it does because it would be answered for that `reason`.
+
+    `here_only`: what is told is what this instance knows of buckets that others spend from too.
+    """
+
+    pays: Pays
+    reason: Reason
+    buckets: tuple[Bucket, ...]
+    gate: Doorway | None
+    here_only: bool
+    step: Step = field(default=Step.LIMITS, init=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Lately:
     """What is remembered, and for how many seconds more; none left: the next request finds out."""
 
@@ -268,13 +349,16 @@ class InTheAir:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where it would go, and how. `way` None: it does not. `flight` is one that it could join."""
+    """Where it would go, and how. `way` None: it does not. `flight` is one that it could join, `gate` bounds how much
+    is under way there.
+    """
 
     name: str
     host: str
     breaker_open: bool
     way: Way | None
     flight: InTheAir | None
+    gate: Doorway | None = None
     step: Step = field(default=Step.UPSTREAM, init=False)
 
 
@@ -284,7 +368,8 @@ class Answer:
     known before it does; None where the route is not cached.
 
     `renews`: a stale or ageing answer would be renewed behind the client's back; `validates`: with what is stored;
-    `stores`: what the upstream says decides; `bridged`: by a stale answer, where the upstream fails.
+    `stores`: what the upstream says decides; `bridged`: by a stale answer, where the upstream fails. `retry_after`:
+    the seconds that a refusal tells its client to wait.
     """
 
     act: Act
@@ -298,10 +383,22 @@ class Answer:
     validates: bool = False
     stores: bool = False
     bridged: bool = False
+    retry_after: int | None = None
 
 
 Decision = (
-    AsRead | Routing | Keying | Eligibility | Variants | Invalidation | Arithmetic | Client | Remembered | Upstream
+    AsRead
+    | Routing
+    | Purging
+    | Keying
+    | Eligibility
+    | Variants
+    | Invalidation
+    | Arithmetic
+    | Client
+    | Limiting
+    | Remembered
+    | Upstream
 )
 
 
@@ -343,6 +440,13 @@ def told(name: str, value: str | None) -> str | None:
     if value is None or value == _ABSENT:
         return None
     return HIDDEN if _SENSITIVE.search(name) else value
+
+
+def told_key(key: str) -> str:
+    """A cache key, without the values of keyed header fields that are nobody else's: such keys look the same."""
+    url, *keyed = key.split("\n")
+    pairs = [(name, told(name, value)) for name, _, value in (line.partition("=") for line in keyed)]
+    return "\n".join([url, *(f"{name}={value}" for name, value in pairs)])
 
 
 def compared(vary: Headers, asked: Headers) -> tuple[Compared, ...]:

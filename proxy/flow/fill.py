@@ -1,8 +1,10 @@
 """Fetch, admit, store: what a flight does, and what every call upstream has in common."""
 
 import logging
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Final, assert_never
+from functools import partial
+from typing import Any, Final, assert_never
 
 from proxy.flow.background import Background
 from proxy.flow.flights import (
@@ -14,28 +16,28 @@ from proxy.flow.flights import (
     Landed,
     Streaming,
 )
+from proxy.flow.gate import Full, Gate
 from proxy.flow.invalidation import InvalidationLog, Kind
-from proxy.flow.ports import (
+from proxy.flow.ports import Answer, Call, Clock, Origin, OriginError, Store
+from proxy.flow.sharing import (
     Alone,
-    Answer,
     Apart,
     Broken,
-    Call,
     Claim,
-    Clock,
     Found,
     Lead,
     Lease,
-    OriginError,
+    Rest,
     SharedLog,
     SharedStore,
-    Store,
     Wanted,
 )
-from proxy.flow.site import Visit
+from proxy.flow.site import Upstream, Visit
+from proxy.flow.tracing import Step, TraceSpan
 from proxy.rules import admit
 from proxy.rules.admit import Fetched, Freshen, Pass, UseStale, complete, on_head, on_response
-from proxy.rules.forward import forwarded_headers
+from proxy.rules.fields import group_tags
+from proxy.rules.forward import forwarded_headers, in_trace
 from proxy.rules.keys import same_origin_target
 from proxy.rules.lookup import SAFE_METHODS, Fetch, has_credentials
 from proxy.rules.message import Entry, Fwd, Headers, Reason
@@ -47,6 +49,8 @@ _TELL_AGAIN: Final = 10.0  # seconds before the same trouble of the same upstrea
 # What opens the breaker. An upstream that takes a request and hangs up is there: one bad URL must not close the rest.
 _OUTAGES: Final = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.TIMEOUT})
 _ASKERS_OWN: Final = frozenset({Reason.AUTHORIZATION, Reason.CREDENTIALS})  # says nothing of what others may have
+MAX_GROUPS: Final = 256  # invalidated by one answer, each by itself; RFC 9875 section 3 asks for 32
+_ABANDONED: Final = "abandoned"  # what traces are told of work that nobody waits for any more
 _OF_THE_RESOURCE: Final = frozenset({404, 405, 410, 414})  # other 4xx speak of one request, not of what is there
 
 
@@ -66,17 +70,34 @@ class Fill:
         self._store, self._log, self._flights = store, log, flights
         self._background, self._clock = background, clock
         self._shared, self._told_of = shared, told
+        self.shares = shared is not None  # what it fetches, with other instances
         self._refreshing: set[tuple[str, Headers]] = set()
         self._told: dict[tuple[str, Reason], float] = {}
 
-    async def claim(self, visit: Visit, plan: Fetch) -> Claim:
-        """What other instances have of it, or the right to fetch it for them."""
+    def look(self, visit: Visit, plan: Fetch, then: Callable[[Found | Rest], None]) -> bool:
+        """Ask other instances, without a task; False where there is nothing to ask. `then`: see SharedStore.look."""
+        shared = self._shared
+        wanted = None if shared is None else self._wanted(visit, plan)
+        if shared is None or wanted is None:
+            return False
+        shared.look(wanted, then if visit.span is None else partial(_looked, visit.span.step(Step.SHARED), then))
+        return True
+
+    def found(self, entry: Entry) -> bool:
+        """Keep what another instance has; False where it cannot be judged."""
+        if self._blind():  # this process may have stood still meanwhile
+            return False
+        self._store.put(entry)
+        return True
+
+    def _wanted(self, visit: Visit, plan: Fetch) -> Wanted | None:
+        """What is asked of other instances; None: nothing."""
         base = plan.base
         # What must be validated for every request says nothing to the next one: nobody waits for another's.
         validated = base is not None and base.terms.always_validate and not base.terms.distrusted
-        if self._shared is None or plan.fresh or validated or self._blind():
-            return Apart()
-        wanted = Wanted(
+        if plan.fresh or validated or self._blind():
+            return None
+        return Wanted(
             key=visit.key,
             policy=visit.lane.fingerprint,
             fields=visit.request.fields,
@@ -86,12 +107,20 @@ class Fill:
             tags=visit.tags,
             known=base.stored_at if base is not None else float("-inf"),
         )
-        claim = await self._shared.claim(wanted, visit.lane.upstream.timeout)
+
+    async def claim(self, visit: Visit, plan: Fetch, looked: Found | Rest | None = None) -> Claim:
+        """What other instances have of it, or the right to fetch it for them. `looked`: what a look came to."""
+        base, wanted, timeout = plan.base, self._wanted(visit, plan), visit.lane.upstream.timeout
+        if self._shared is None or wanted is None:
+            return Apart()
+        if isinstance(looked, Found):
+            claim: Claim = looked
+        else:
+            asking = self._shared.claim(wanted, timeout) if looked is None else looked(timeout)
+            claim = await (asking if visit.span is None else _traced(asking, visit.span.step(Step.SHARED)))
         match claim:
-            case Found(entry):
-                if self._blind():  # this process may have stood still meanwhile
-                    return Apart()
-                self._store.put(entry)
+            case Found(entry) if not self.found(entry):
+                return Apart()
             case Lead(lease, _) if self._blind():
                 return Lead(lease, None)
             case Alone(reason):
@@ -119,6 +148,9 @@ class Fill:
         tags = visit.tags if base is None else (*visit.tags, *base.tags)
         flight = Flight(visit.url, visit.request.host, tags, self._log, self._flights.memory)
         self._flights.started += 1
+        if visit.span is not None:
+            flight.span = visit.span.step(Step.FLIGHT)
+            visit = replace(visit, span=flight.span)
         if variant is not None:
             self._flights.register(visit.shelf, variant, flight)
         flight.task = self._background.spawn(self._fly(flight, visit, base, variant, lease), "flight")
@@ -137,12 +169,15 @@ class Fill:
         if place in self._refreshing:
             return
         self._refreshing.add(place)
-        visit = replace(visit, request=replace(visit.request, method="GET"))
+        span = None if visit.span is None else visit.span.apart()
+        visit = replace(visit, request=replace(visit.request, method="GET"), span=span)
         if self._shared is None:
             task = self.open(visit, entry, entry.vary).task
         else:
             task = self._background.spawn(self._refresh(visit, entry), "refresh")
         task.add_done_callback(lambda _: self._refreshing.discard(place))
+        if span is not None:
+            task.add_done_callback(lambda _: span.end())
 
     async def _refresh(self, visit: Visit, entry: Entry) -> None:
         """Renew it for all instances, unless one of them has, or is about to."""
@@ -184,6 +219,8 @@ class Fill:
             if flight.arrival is None:
                 flight.settle(Failed(Reason.INTERNAL))
             flight.end(Reason.INTERNAL)  # cancelled, or a bug of ours: nobody may wait for ever
+            if flight.span is not None:
+                flight.span.end(*_outcome(flight))
 
     async def _send(self, flight: Flight, visit: Visit, base: Entry | None) -> Answer:
         headers = self._headers(visit, narrow=False, base=base)
@@ -299,9 +336,12 @@ class Fill:
         if not breaker.admits(began):
             tally.held_back += 1
             raise OriginError(Reason.BREAKER_OPEN)
-        probe = breaker.open
+        probe, gate = breaker.open, visit.lane.upstream.gate
         try:
-            answer = await visit.lane.upstream.origin.fetch(call)
+            if visit.span is None:
+                answer = await self._fetch(visit.lane.upstream.origin, gate, call)
+            else:
+                answer = await self._traced(visit.span, visit.lane.upstream, call)
         except OriginError as error:
             self._tell(visit.lane.upstream.name, error)
             if error.reason in _OUTAGES:
@@ -314,6 +354,38 @@ class Fill:
             raise
         breaker.succeeded()
         tally.durations.observe(self._clock.now() - began)
+        return answer
+
+    async def _traced(self, span: TraceSpan, upstream: Upstream, call: Call) -> Answer:
+        """As a part of its trace, to the end of the answer."""
+        part = span.call(call.method, call.target, upstream.name, upstream.host)
+        try:
+            sent = replace(call, headers=in_trace(call.headers, part.outbound))
+            answer = await self._fetch(upstream.origin, upstream.gate, sent)
+        except OriginError as error:
+            part.end(error=error.reason)
+            raise
+        except BaseException:
+            part.end(_ABANDONED)
+            raise
+        part.head(answer.head.status)
+        answer.on_close = partial(_closed, part, answer.on_close)
+        return answer
+
+    async def _fetch(self, origin: Origin, gate: Gate | None, call: Call) -> Answer:
+        """Through the gate, which is left when the answer is closed."""
+        if gate is None:
+            return await origin.fetch(call)
+        try:
+            await gate.enter()
+        except Full:
+            raise OriginError(Reason.UPSTREAM_BUSY) from None
+        try:
+            answer = await origin.fetch(call)
+        except BaseException:
+            gate.leave()
+            raise
+        answer.on_close = gate.leave
         return answer
 
     def _tell(self, upstream: str, error: OriginError) -> None:
@@ -361,20 +433,24 @@ class Fill:
             self._forget(stored)
 
     async def _invalidate(self, visit: Visit, answer: Answer) -> None:
-        """RFC 9111 section 4.4: the target, and Location and Content-Location on the same origin. Others have
-        been told, if they can be, before the client hears of its success.
+        """RFC 9111 section 4.4: the target, and Location and Content-Location on the same origin; RFC 9875 section 3:
+        the groups of that origin that the answer names. Others have been told, if they can be, before the client
+        hears of its success.
         """
-        request = visit.request
+        request, fields = visit.request, answer.head.fields
         targets = {request.target}
         for name in ("location", "content-location"):
-            reference = answer.head.fields.get(name)
+            reference = fields.get(name)
             target = None if reference is None else same_origin_target(reference, request)
             if target is not None:
                 targets.add(target)
-        urls = [(Kind.URL, visit.site.keyed_url(request.scheme, request.host, t)) for t in sorted(targets)]
-        self._log.append(urls, self._clock.now())
+        batch = [(Kind.URL, visit.site.keyed_url(request.scheme, request.host, t)) for t in sorted(targets)]
+        groups = group_tags(fields.get("cache-group-invalidation"), f"{request.scheme}://{request.host}")
+        # So many are as good as all of the origin's, and one record.
+        batch += [(Kind.TAG, tag) for tag in groups] if len(groups) <= MAX_GROUPS else [(Kind.HOST, request.host)]
+        self._log.append(batch, self._clock.now())
         if self._told_of is not None:
-            await self._told_of.announce(urls)
+            await self._told_of.announce(batch)
 
     def _headers(self, visit: Visit, *, narrow: bool, base: Entry | None) -> Headers:
         upstream, client, request = visit.lane.upstream, visit.client, visit.request
@@ -403,3 +479,36 @@ class Fill:
             tags=visit.tags,
             roll=self._clock.roll(),
         )
+
+
+def _looked(span: TraceSpan, then: Callable[[Found | Rest], None], looked: Found | Rest) -> None:
+    span.end("found" if isinstance(looked, Found) else "not found")
+    then(looked)
+
+
+async def _traced(asking: Coroutine[Any, Any, Claim], span: TraceSpan) -> Claim:
+    try:
+        claim = await asking
+        span.end(type(claim).__name__.lower())
+        return claim
+    finally:
+        span.end(_ABANDONED)
+
+
+def _closed(span: TraceSpan, then: Callable[[], None] | None) -> None:
+    span.end()
+    if then is not None:
+        then()
+
+
+def _outcome(flight: Flight) -> tuple[str, Reason | None]:
+    """What has come of a flight, in a word, and what went wrong."""
+    match flight.arrival:
+        case Landed(_, _, stale, _):
+            return "bridged" if stale else "validated", None
+        case Streaming(_, _, _, draft, _, _) if flight.broke is None:
+            return "stored" if draft is not None and flight.kept else "relayed", None
+        case Streaming() if flight.broke is Reason.INTERNAL:  # the last who read it has left
+            return _ABANDONED, None
+        case _:
+            return "failed", flight.broke

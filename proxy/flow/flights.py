@@ -13,6 +13,7 @@ from typing import Final
 from proxy.flow.expiring import ExpiringSet
 from proxy.flow.invalidation import InvalidationLog
 from proxy.flow.ports import OriginError
+from proxy.flow.tracing import TraceSpan
 from proxy.rules.message import Entry, Head, Headers, Reason
 
 WINDOW: Final = 256 << 10  # bytes a fetch may run ahead of its slowest reader when nothing is kept
@@ -82,6 +83,7 @@ class Flight:
 
     task: asyncio.Task[None]
     on_let_go: Callable[[], None] | None = None  # told when its chunks are no longer all kept
+    span: TraceSpan | None = None  # where its leader is traced
 
     def __init__(self, url: str, host: str, tags: tuple[str, ...], log: InvalidationLog, memory: FlightMemory) -> None:
         self.url, self.host, self.tags = url, host, tags
@@ -148,6 +150,11 @@ class Flight:
     def kept(self) -> bool:
         """Whether every chunk since the first is still there."""
         return self._kept
+
+    @property
+    def broke(self) -> Reason | None:
+        """Why it ended before its body did."""
+        return self._broke
 
     def end(self, broke: Reason | None = None) -> None:
         """The body is complete, or broke off. What comes after the first call changes nothing.

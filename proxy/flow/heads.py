@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable
 from sys import getrefcount
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from proxy.flow.ports import Asked
 from proxy.rules.limits import Limits
@@ -23,12 +23,23 @@ _WALKED: Final = 64  # heads kept between two collections
 _MANY: Final = 8  # heads with the same fields, from which on each weighs no more than its own
 
 
+A_co = TypeVar("A_co", bound=Asked, covariant=True)
+
+
+class Look(Protocol[A_co]):
+    """Finds out what may be known of a request before it is asked."""
+
+    def __call__(self, request: Request, *, trusted: bool) -> A_co:
+        """`trusted`: its peer is believed in what it forwards."""
+        ...
+
+
 class Heads(Generic[A]):
     """Reads heads. `look` finds out what may be known of a request before it is asked; `collect` has the garbage
     collector look at what is new.
     """
 
-    def __init__(self, look: Callable[[Request], A], collect: Callable[[], object] = gc.collect) -> None:
+    def __init__(self, look: Look[A], collect: Callable[[], object] = gc.collect) -> None:
         self._look, self._collect, self._kept = look, collect, 0
         self._known: dict[tuple[str, bool], Memo[bytes, A]] = {}
         self._sections: Memo[bytes, Section] = Memo(SECTIONS, _weight_of_section)
@@ -49,7 +60,7 @@ class Heads(Generic[A]):
         short = len(raw) <= LONG
         sections = self._sections if short else None
         request = parse_request(raw, scheme, trusted=trusted, max_headers=limits.max_headers, sections=sections)
-        asked = self._look(request)
+        asked = self._look(request, trusted=trusted)
         if short and known.offer(raw, asked):
             self._kept += 1
             # The collector counts what is made less what is freed: where each head that is kept frees another it

@@ -10,6 +10,7 @@ COUNTERS: Final = 1_000
 HALF_LIFE: Final = 300.0  # seconds after which a request counts half
 LONGEST: Final = 2_048  # characters of a key that are kept; what differs only behind them counts as one
 _TOO_MUCH: Final = 2.0**64  # of growth, before all counts are brought back to earth
+_LONG_AGO: Final = 1_000.0  # half-lives, after which nothing is left; a little more would be no number
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class HotKeys:
 
     def _growth(self) -> float:
         """What a request weighs now, where one at `_since` weighed 1."""
-        growth: float = 2 ** ((self._now() - self._since) / HALF_LIFE)
+        growth: float = 2 ** min((self._now() - self._since) / HALF_LIFE, _LONG_AGO)
         if growth < _TOO_MUCH:
             return growth
         for known in self._counts.values():

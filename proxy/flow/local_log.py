@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from proxy.flow.invalidation import InvalidationLog, Target
-from proxy.flow.ports import Progress
+from proxy.flow.sharing import Places, Progress
 
 MAX_BATCHES: Final = 1000  # whose progress can be asked for
 
@@ -14,10 +14,10 @@ MAX_BATCHES: Final = 1000  # whose progress can be asked for
 class LocalLog:
     """A SharedLog that nobody shares. `now` gives monotonic seconds."""
 
-    __slots__ = ("_applied", "_instance", "_log", "_now")
+    __slots__ = ("_applied", "_log", "_now", "instance")
 
     def __init__(self, log: InvalidationLog, instance: str, now: Callable[[], float]) -> None:
-        self._log, self._instance, self._now = log, instance, now
+        self._log, self.instance, self._now = log, instance, now
         self._applied: OrderedDict[str, float] = OrderedDict()  # milliseconds that it took, by batch
 
     async def announce(self, targets: Sequence[Target]) -> None:
@@ -38,4 +38,8 @@ class LocalLog:
     async def progress(self, batch: str, within: float) -> Progress | None:  # noqa: ARG002 - there is no waiting
         """It is applied; None: there is no such batch, or a thousand have come since."""
         milliseconds = self._applied.get(batch)
-        return None if milliseconds is None else Progress({self._instance: milliseconds}, ())
+        return None if milliseconds is None else Progress({self.instance: milliseconds}, ())
+
+    async def places(self) -> Places:
+        """Where the only one is, all is."""
+        return Places(self._log.position, {self.instance: self._log.position})

@@ -1,10 +1,9 @@
 """What the flow needs of the outside, and nothing of how it is done."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from proxy.flow.invalidation import Target
 from proxy.rules.message import Entry, Fields, Head, Headers, Reason, Request
 from proxy.rules.report import Account
 from proxy.rules.wire import Refused
@@ -51,7 +50,9 @@ class Tunnel(Protocol):
 
 
 class Answer(Protocol):
-    """A response whose head has come. `close` must be called exactly once, whatever happened."""
+    """A response whose head has come. `close` must be called exactly once, whatever happened; it calls `on_close`."""
+
+    on_close: Callable[[], None] | None
 
     @property
     def head(self) -> Head:
@@ -213,6 +214,12 @@ class Client(Protocol):
         """Body bytes of the current answer handed over so far."""
         ...
 
+    def resume(self, step: Callable[[], Coroutine[Any, Any, None] | None]) -> bool:
+        """Go on with an exchange that was begun and waits for something without a task: `step` answers, or gives the
+        work that will. False: the client has left, and nothing was done.
+        """
+        ...
+
     def put(self, head: bytes, tail: bytes) -> None:
         """The whole answer to a plain request, before anything was begun for it; `tail` holds the body."""
         ...
@@ -300,135 +307,33 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked of the shared store: an answer for a key under a policy, for a request with these fields.
-
-    It is a subject of the invalidation log: `url`, `host`, `tags`. `apart`: the request says who asks, and
-    who does not say so must not wait for it. `known`: nothing that came at or before that moment, in monotonic
-    seconds, is of use.
+class Buckets(Protocol):
+    """The buckets of one limit, one for each client: an opaque string, "" where all share one. `now` is in monotonic
+    seconds.
     """
 
-    key: str
-    policy: str
-    fields: Fields
-    apart: bool
-    url: str
-    host: str
-    tags: tuple[str, ...]
-    known: float
-
-
-class Lease(Protocol):
-    """The right to fetch for the whole fleet. Whoever takes it says once, by a method of the store, what came of it."""
-
-    def take(self) -> bool:
-        """Whether it is ours: the first who asks gets it, of all who waited here for the same."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A fresh answer that another instance, or this one, has fetched; or a stale one that may be served while
-    another instance renews it.
-    """
-
-    entry: Entry
-
-
-@dataclass(frozen=True, slots=True)
-class Lead:
-    """Nobody has it or is about to. `base` is what the shared store still has of it, valid or distrusted."""
-
-    lease: Lease
-    base: Entry | None
-
-
-@dataclass(frozen=True, slots=True)
-class Alone:
-    """Its answers have proved unshareable a short while ago."""
-
-    reason: Reason
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """The fetch that this waited for failed elsewhere; `status` is what its own client was told."""
-
-    reason: Reason
-    status: int
-
-
-@dataclass(frozen=True, slots=True)
-class Apart:
-    """Everybody for themselves: the shared store is out of reach, or cannot hold this."""
-
-
-Claim = Found | Lead | Alone | Broken | Apart
-
-
-class SharedStore(Protocol):
-    """What all instances have together. It never raises and never waits for long: what it cannot do is Apart,
-    or simply is not done.
-    """
-
-    async def claim(self, wanted: Wanted, within: float) -> Claim:
-        """Look up, and if there is nothing fresh, take the lease or wait for whoever has it; at most `within`
-        seconds. Who waits here for the same shares one look-up.
+    def take(self, client: str, cost: float, now: float) -> float | None:
+        """Pay, if that can be said at once: the tokens left, not negative; or, negative, minus the seconds after which
+        it could be paid, and nothing was; or None: only `ask` knows.
         """
         ...
 
-    def keep(self, lease: Lease | None, entry: Entry, asked: float) -> None:
-        """Store what a fetch that began at `asked`, in monotonic seconds, has brought; the lease ends."""
+    async def ask(self, client: str, cost: float) -> float:
+        """The same after asking whoever keeps the bucket. Never raises, never waits longer than the deadline."""
         ...
 
-    def give_up(self, lease: Lease, outcome: Alone | Broken | Apart) -> None:
-        """There is nothing to store; whoever waits is told so, and the lease ends. After `keep` it does nothing.
-
-        Alone: what is stored goes too, unless it is newer.
-        """
+    def give_back(self, client: str, amount: float, now: float) -> None:
+        """Undo a payment, or a part of it."""
         ...
 
-    def drop(self, entry: Entry) -> None:
-        """Forget one variant, unless a newer one is stored: the upstream has said that it is outdated."""
+    def left(self, client: str, now: float) -> float:
+        """The tokens there are, as far as is known here. Changes nothing."""
         ...
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far one invalidation has come: `applied` has milliseconds by instance, `pending` the live instances that
-    have not applied it.
-    """
-
-    applied: Mapping[str, float]
-    pending: tuple[str, ...]
-
-
-class LogUnreachable(Exception):
-    """The log is out of reach. `sent`: an invalidation may have been written all the same, and may be applied now or
-    later; else nothing of it is, anywhere.
-    """
-
-    def __init__(self, why: str = "", *, sent: bool = False) -> None:
-        super().__init__(why)
-        self.sent = sent
-
-
-class SharedLog(Protocol):
-    """The invalidation log that all instances share, or the only instance's own."""
-
-    async def announce(self, targets: Sequence[Target]) -> None:
-        """Tell all others what was applied here already: within the deadline, or as soon as that is possible."""
+    def __len__(self) -> int:
+        """The number of buckets held."""
         ...
 
-    async def invalidate(self, targets: Sequence[Target], who: str, *, soft: bool) -> str:
-        """Write one atomic batch and apply it here; gives its id. `who` asked is for whoever reads the log.
-        Raises LogUnreachable.
-        """
-        ...
-
-    async def progress(self, batch: str, within: float) -> Progress | None:
-        """How far it has come once every live instance has applied it, or after `within` seconds; None: there is
-        no such batch. Raises LogUnreachable.
-        """
+    async def close(self) -> None:
+        """Give back what others may use. Nobody pays here any more."""
         ...

@@ -2,13 +2,15 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from typing import Final, assert_never
 
-from proxy.flow.answers import Answers
+from proxy.flow.answers import Answers, Pending
 from proxy.flow.fill import Fill
 from proxy.flow.flights import Failed, Flight, Flights, Landed, Reader, Streaming
 from proxy.flow.invalidation import InvalidationLog
-from proxy.flow.ports import Alone, Apart, Broken, Claim, Clock, Found, Lead, OriginError, Store
+from proxy.flow.ports import Clock, OriginError, Store
+from proxy.flow.sharing import Alone, Apart, Broken, Claim, Found, Lead, Rest
 from proxy.flow.site import Visit
 from proxy.rules.fields import selecting
 from proxy.rules.lookup import Fetch, Serve, has_credentials, on_failure, on_request
@@ -27,6 +29,35 @@ class Relay:
         self._store, self._log, self._flights = store, log, flights
         self._fill, self._answers, self._clock = fill, answers, clock
 
+    def look(self, visit: Visit, plan: Fetch) -> bool:
+        """See whether another instance has it. Most often that is all there is to it, and worth no task: the client
+        is answered when word comes. False: there is nobody to ask.
+        """
+        if not (self._fill.shares and plan.shared and plan.keep) or visit.request.method != "GET":
+            return False
+        flights, shelf = self._flights, visit.shelf
+        if flights.must_go_alone(shelf, visit.now) is not None:
+            return False
+        if flights.joinable(shelf, self._store.variant(visit.key, visit.request), 0.0) is not None:
+            return False
+        return self._fill.look(visit, plan, partial(self._looked, visit, plan))
+
+    def _looked(self, visit: Visit, plan: Fetch, looked: Found | Rest) -> None:
+        if not visit.client.resume(partial(self._go_on, visit, plan, looked)):
+            self._answers.broken_off(visit, plan.fwd)
+
+    def _go_on(self, visit: Visit, plan: Fetch, looked: Found | Rest) -> Pending | None:
+        """Answer with what was found, if that is for this request; else everything else has to be thought of."""
+        if isinstance(looked, Found) and self._fill.found(looked.entry):
+            entry, now = looked.entry, self._clock.now()
+            again = on_request(visit.request, entry, visit.lane.policy, now, held=True, roll=self._clock.roll())
+            if isinstance(again, Serve):
+                if again.refresh:
+                    self._fill.refresh(visit, entry)
+                rest = self._answers.serve(visit, entry, Account(Reason.SHARED_STORE, ttl=again.ttl(now)))
+                return None if rest is None else self._answers.watch(visit, rest, None)
+        return self._answers.watch(visit, partial(self._fly, visit, plan, looked), plan.fwd)
+
     async def fetch(self, visit: Visit, plan: Fetch) -> None:
         """Fetch and answer. Raises ClientError where the client fails; a flight goes on without it."""
         if visit.request.method == "GET" and plan.keep:
@@ -34,7 +65,7 @@ class Relay:
         else:
             await self._pass_on(visit, plan)
 
-    async def _fly(self, visit: Visit, plan: Fetch) -> None:
+    async def _fly(self, visit: Visit, plan: Fetch, looked: Found | Rest | None = None) -> None:
         """Lead or join flights until one's answer is for this request, then go alone."""
         since = visit.now if plan.fresh else 0.0
         variant: Headers | None = self._store.variant(visit.key, visit.request) if plan.shared else None
@@ -51,7 +82,7 @@ class Relay:
                     await self._serve(visit, stored.entry, Account(stored.reason, ttl=stored.ttl(self._clock.now())))
                     return
                 if claim is None:
-                    claim = await self._fill.claim(visit, plan)
+                    claim, looked = await self._fill.claim(visit, plan, looked), None
                     again = await self._claimed(visit, plan, claim)
                     if again is None:
                         return
@@ -128,6 +159,8 @@ class Relay:
 
     async def _follow(self, visit: Visit, plan: Fetch, flight: Flight) -> bool:
         """Answer with what the flight brings if it is for this request too."""
+        if visit.span is not None and flight.span is not None:
+            visit.span.follow(flight.span)
         arrival = await flight.arrived()
         match arrival:
             case Failed():

@@ -2,14 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from proxy.flow.breaker import Breaker
+from proxy.flow.gate import Gate, Gates
+from proxy.flow.limiter import Limiter, Payers, Permit
 from proxy.flow.ports import Client, Origin
 from proxy.flow.tally import UpstreamTally
+from proxy.flow.tracing import TraceSpan
+from proxy.rules.client import Networks
 from proxy.rules.keys import key_of, url_of
 from proxy.rules.lookup import has_credentials, is_plain
 from proxy.rules.message import Fields, Reason, Request
 from proxy.rules.policy import KeyRule, Policy
+from proxy.rules.purging import PurgeRule
+from proxy.rules.quota import client_of
 from proxy.rules.report import Account
 from proxy.rules.respond import END, only_condition, takes_whole
 from proxy.rules.routes import Route, Unrouted, route
@@ -28,6 +35,7 @@ class Upstream:
     timeout: float
     origin: Origin
     breaker: Breaker
+    gate: Gate | None = None
     tally: UpstreamTally = field(default_factory=UpstreamTally)
 
 
@@ -42,6 +50,8 @@ class Lane:
     route: Route
     upstream: Upstream
     fingerprint: str
+    limiter: Limiter | None = None
+    gates: Gates | None = None
     blunt: Policy = field(init=False)
     hit_lines: bytes = field(init=False)
     hit_end: bytes = field(init=False)
@@ -61,10 +71,16 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Every lane by its route's name, and the routes in order. A reload makes a new one."""
+    """Every lane by its route's name, and the routes in order. A reload makes a new one.
+
+    `purging`: who may send a PURGE; without it nobody may. `trusted` are the networks whose forwarding fields are
+    believed.
+    """
 
     routes: tuple[Route, ...]
     lanes: Mapping[str, Lane]
+    purging: PurgeRule | None = None
+    trusted: Networks = ()
 
     def keyed_url(self, scheme: str, host: str, target: str) -> str:
         """The URL as a GET of it is keyed and invalidated: by the rule of the route that GET takes."""
@@ -76,16 +92,19 @@ class Site:
 @dataclass(slots=True, eq=False)
 class Asked:
     """A request as the configuration reads it, the same whenever it is asked: nothing of the time, of who
-    asks or of what is stored. `lane` None: no route takes it, `allow` names the methods that would.
+    asks or of what is stored. `lane` None: no route takes it, `allow` names the methods that would;
+    `purging`: it is a PURGE, and there are clients who may send one.
 
     `plain`: see `Request.simple` and `is_plain`; `personal`: only what the upstream itself calls fresh may
     answer it; `whole`: a 200 answers it as it is stored; `condition`: the entity tags that make it a 304.
+    `payers` are who pays each limit of the route, `guest` who is counted at its gates, None where it is the peer.
     """
 
     request: Request
     site: Site
     lane: Lane | None
     allow: tuple[str, ...] = ()
+    purging: PurgeRule | None = None
     key: str = ""
     url: str = ""
     tags: tuple[str, ...] = ()
@@ -93,6 +112,9 @@ class Asked:
     personal: bool = False
     whole: bool = False
     condition: str | None = None
+    limiter: Limiter | None = None
+    payers: Payers = ()
+    guest: str | None = None
     fields: Fields = field(init=False)
     logged: bytes = b""  # made when the first line is written
     hits: int = 0  # of its remembered answer, that have still to be counted
@@ -101,16 +123,17 @@ class Asked:
         self.fields = self.request.fields
 
 
-def read(site: Site, request: Request) -> Asked:
-    """Route and key a request."""
+def read(site: Site, request: Request, *, trusted: bool = False) -> Asked:
+    """Route and key a request. `trusted`: its peer is believed in what it forwards."""
     if request.method == "PURGE":  # an upstream would not know that it is not meant
-        return Asked(request, site, None, ("GET", "HEAD"))
+        return Asked(request, site, None, () if site.purging else ("GET", "HEAD"), site.purging)
     routed = route(site.routes, request.host, request.path, request.method)
     if isinstance(routed, Unrouted):
         return Asked(request, site, None, routed.allow)
     lane = site.lanes[routed.route.name]
     policy = lane.policy
     url = url_of(request.scheme, request.host, request.target, policy.key)
+    who = partial(client_of, request=request, networks=site.trusted, trusted=trusted)
     return Asked(
         request,
         site,
@@ -122,6 +145,9 @@ def read(site: Site, request: Request) -> Asked:
         personal=has_credentials(request.fields) and not policy.share_credentials,
         whole=takes_whole(request),
         condition=only_condition(request),
+        limiter=lane.limiter,
+        payers=tuple([who(quota) for quota in lane.route.quotas]),
+        guest=None if lane.route.gate is None else who(lane.route.gate),
     )
 
 
@@ -141,7 +167,8 @@ def shelf_of(lane: Lane, key: str, fields: Fields) -> str:
 class Visit:
     """One routed and keyed request. `now` is when its head was complete, in monotonic seconds.
 
-    `seen` is the last invalidation applied when the store was asked.
+    `seen` is the last invalidation applied when the store was asked. `guest` is who is counted at the route's gates,
+    `permit` what its limits have said. `span` is what traces are told of it, or of the work that is done because of it.
     """
 
     request: Request
@@ -154,6 +181,9 @@ class Visit:
     request_id: str
     now: float
     seen: int
+    guest: str = ""
+    permit: Permit | None = None
+    span: TraceSpan | None = None
 
     @property
     def shelf(self) -> str:

@@ -30,6 +30,7 @@ class Result(Enum):
     MISS = "miss"
     BYPASS = "bypass"
     ERROR = "error"  # the upstream gave no answer, not to its end, or an error
+    PURGED = "purged"  # a PURGE that was done
     REFUSED = "refused"  # by us: no route, no such method, only-if-cached
     GONE = "gone"  # the client left, or its body turned out bad
 
@@ -54,7 +55,7 @@ class Source(Enum):
 
 
 _CACHED: Final = frozenset({Result.HIT, Result.SHARED, Result.STALE})
-_ASIDE: Final = frozenset({Result.REFUSED, Result.GONE})
+_ASIDE: Final = frozenset({Result.PURGED, Result.REFUSED, Result.GONE})
 _LEFT: Final = frozenset({Reason.CLIENT_GONE, Reason.MALFORMED, Reason.REQUEST_TIMEOUT})
 
 
@@ -68,7 +69,7 @@ def result_of(account: Account) -> Result:
     if account.ttl is not None:
         return Result.SHARED if reason is Reason.SHARED_STORE else Result.HIT
     if fwd is None:
-        return Result.REFUSED
+        return Result.PURGED if reason is Reason.PURGED else Result.REFUSED
     if account.fwd_status is None or reason is Reason.UPSTREAM_ERROR:
         return Result.ERROR
     if fwd in (Fwd.BYPASS, Fwd.METHOD):
@@ -123,6 +124,18 @@ class UpstreamTally:
         self.durations, self.held_back = Histogram(), 0
 
 
+class LimitTally:
+    """Requests of one route that its limits have not allowed: `stale` got a stored answer in place of a refusal.
+
+    They are counted when they are noted, so that all that were noted less these were allowed, and never fewer.
+    """
+
+    __slots__ = ("refused", "stale")
+
+    def __init__(self) -> None:
+        self.refused = self.stale = 0
+
+
 Labels = tuple[str, Method, int, Result]  # route, class of the method, of the status, and what the cache did
 
 
@@ -134,6 +147,8 @@ class Tallies:
         self.requests: dict[Labels, Tally] = {}
         self.durations: dict[tuple[str, Source], Histogram] = {}
         self.saved: dict[str, float] = {}  # seconds by route, beside those of plain hits
+        self.limits: dict[str, LimitTally] = {}  # by route, where there was such a request
+        self.refused = HotKeys(now)  # clients by their limits: route, its name and the client, a line each
         self.followers = 0  # answered with what another request had fetched
         self._roll = roll
         self._plain: dict[tuple[str, str, int], Tally] = {}  # hashing enums takes longer than all the rest
@@ -165,6 +180,10 @@ class Tallies:
         tally.noted += 1
         tally.sent += sent
         self.followers += account.collapsed
+        if account.reason is Reason.RATE_LIMITED:
+            limited = self.limits.setdefault(route, LimitTally())
+            limited.refused += account.ttl is None
+            limited.stale += account.ttl is not None
         place = route, source_of(result)
         durations = self.durations.get(place)
         if durations is None:

@@ -27,7 +27,8 @@ _BARE = (
 _PARAMETERS = rf"(?:; *+{_KEY}(?:={_BARE})?)*+"
 _INNER_LIST = rf"\( *+(?:{_BARE}{_PARAMETERS}(?: ++|(?=\))))*+\)"
 _SF_MEMBER: Final = re.compile(rf"[ \t]*+({_KEY})(?:=({_BARE}|{_INNER_LIST}))?{_PARAMETERS}[ \t]*+(,|\Z)")
-_SF_STRING: Final = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
+_SF_STRING: Final = re.compile(rf'[ \t]*+"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*+)"{_PARAMETERS}[ \t]*+(,|\Z)')
+_ESCAPED: Final = re.compile(r"\\(.)")
 _DIGITS: Final = re.compile(r"\d+\Z", re.ASCII)
 
 _MONTHS: Final = {
@@ -225,5 +226,23 @@ def response_tags(fields: Fields, origin: str) -> tuple[str, ...]:
     """
     tags = fields.get("surrogate-key", "").replace(",", " ").split()
     tags += members(fields.get("cache-tag"))
-    tags += [f"{origin} {group}" for group in _SF_STRING.findall(fields.get("cache-groups", ""))]
+    tags += group_tags(fields.get("cache-groups"), origin)
     return tuple(tags)
+
+
+def group_tags(value: str | None, origin: str) -> list[str]:
+    """The tags of the groups in a list of strings (RFC 9875 sections 2 and 3); parameters say nothing of a group.
+
+    RFC 9651 section 4.2: a list with anything else in it is ignored.
+    """
+    groups: list[str] = []
+    value = (value or "").strip(" \t")
+    at = 0
+    while at < len(value):
+        match = _SF_STRING.match(value, at)
+        if match is None or (match[2] and match.end() == len(value)):
+            return []
+        at = match.end()
+        group = _ESCAPED.sub(r"\1", match[1])
+        groups.append(f"{origin} {group}")
+    return groups

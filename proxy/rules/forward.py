@@ -10,6 +10,7 @@ _FORWARDING: Final = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-forwa
 # Ours to say, or settled between the client and us.
 _REWRITTEN: Final = _FORWARDING | {"host", "content-length", "expect"}
 _FORWARDED_FOR: Final = re.compile(r'(?:^|[;,])[ \t]*for=("[^"]*"|[^;,"\s]+)', re.IGNORECASE)
+_TRACE: Final = frozenset({"traceparent", "tracestate"})
 # What would make the answer less than the whole current representation.
 _NARROWING: Final = frozenset(
     {"range", "if-range", "if-none-match", "if-modified-since", "if-match", "if-unmodified-since"}
@@ -46,6 +47,11 @@ def forwarded_headers(
     if "x-request-id" not in request.fields:
         out.append(("X-Request-Id", request_id))
     return tuple(out)
+
+
+def in_trace(headers: Headers, trace: Headers) -> Headers:
+    """The fields to send as part of our own trace, in place of the client's (W3C Trace Context section 3.4)."""
+    return (*[(n, v) for n, v in headers if n.lower() not in _TRACE], *trace)
 
 
 def _forwarding(request: Request, peer: str, *, trusted: bool) -> Headers:

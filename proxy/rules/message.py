@@ -88,6 +88,9 @@ class Reason(Enum):
     ABORTED = "aborted"
     BAD_RESPONSE = "bad-response"
     BREAKER_OPEN = "breaker-open"
+    UPSTREAM_BUSY = "upstream-busy"
+    # Done here, and nobody else is asked.
+    PURGED = "purged"
     # Refused by us.
     NO_ROUTE = "no-route"
     MALFORMED = "malformed"
@@ -98,6 +101,12 @@ class Reason(Enum):
     EXPECTATION = "expectation"
     REQUEST_TIMEOUT = "request-timeout"
     OVERLOADED = "overloaded"
+    RATE_LIMITED = "rate-limited"
+    CONCURRENCY_LIMITED = "concurrency-limited"
+    BAD_REQUEST = "bad-request"
+    NOT_ALLOWED = "not-allowed"
+    TOO_MANY_INVALIDATIONS = "too-many-invalidations"
+    LOG_UNREACHABLE = "log-unreachable"
     CLIENT_GONE = "client-gone"
     INTERNAL = "internal"
 

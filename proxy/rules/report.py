@@ -73,7 +73,10 @@ class Account:
 
 
 TITLES: Final = {
+    200: "OK",
+    202: "Accepted",
     400: "Bad Request",
+    403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
@@ -95,6 +98,7 @@ TITLES: Final = {
 _DETAILS: Final = {
     Reason.NO_ROUTE: "No route matches this host and path.",
     Reason.METHOD: "No route takes this method here.",
+    Reason.NOT_ALLOWED: "Who asks may not do this here.",
     Reason.ONLY_IF_CACHED: "The request asked for a stored answer and there is none.",
     Reason.CONNECT: "The upstream could not be reached.",
     Reason.CONNECT_TIMEOUT: "The upstream could not be reached in time.",
@@ -105,6 +109,9 @@ _DETAILS: Final = {
     Reason.BREAKER_OPEN: "The upstream has failed too often and is left alone for a moment.",
     Reason.UPSTREAM_ERROR: "The upstream answered with an error.",
     Reason.OVERLOADED: "Too many requests are under way.",
+    Reason.RATE_LIMITED: "This client has asked for too much; Retry-After says when it may go on.",
+    Reason.CONCURRENCY_LIMITED: "Too many requests of this client are under way.",
+    Reason.UPSTREAM_BUSY: "Too many requests are under way to the upstream.",
     Reason.INTERNAL: "Something went wrong here; it has been logged.",
 }
 
@@ -113,7 +120,7 @@ def failure_status(reason: Reason) -> int:
     """The status for an upstream that gave no answer."""
     if reason in (Reason.TIMEOUT, Reason.CONNECT_TIMEOUT):
         return 504
-    return 503 if reason in (Reason.BREAKER_OPEN, Reason.OVERLOADED) else 502
+    return 503 if reason in (Reason.BREAKER_OPEN, Reason.UPSTREAM_BUSY, Reason.OVERLOADED) else 502
 
 
 def problem(status: int, reason: Reason, detail: str = "") -> tuple[Headers, bytes]:

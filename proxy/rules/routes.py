@@ -11,6 +11,7 @@ from enum import Enum, unique
 from functools import lru_cache
 
 from proxy.rules.policy import Policy
+from proxy.rules.quota import GateRule, Quota
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +25,15 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One rule of the configuration: what it matches, where it goes and how it is cached."""
+    """One rule of the configuration: what it matches, where it goes, how it is cached and limited."""
 
     name: str
     match: Match
     upstream: str
     policy: Policy
     x_cache: bool = False
+    quotas: tuple[Quota, ...] = ()
+    gate: GateRule | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,11 @@ import aiohttp
 from proxy.admin.access import Access
 from proxy.admin.invalidations import Invalidations
 from proxy.admin.server import AdminServer
-from proxy.admin.throttle import Throttle
 from proxy.flow.invalidation import Target
-from proxy.flow.ports import LogUnreachable, Progress
+from proxy.flow.invalidator import Invalidator
+from proxy.flow.sharing import LogUnreachable, Progress
 from proxy.flow.site import Site
+from proxy.flow.throttle import Throttle
 from proxy.rules.policy import KeyRule, Policy
 from proxy.rules.routes import Match, Route
 from tests.e2e.process import free_port
@@ -84,7 +85,7 @@ class Admin:
             lambda: self.ready,
             access=lambda: self.access,
             components=lambda: self.components,
-            parts=[Invalidations(self.log, lambda: self.site, throttle)],
+            parts=[Invalidations(Invalidator(self.log, throttle), lambda: self.site)],
         )
 
     async def ask(

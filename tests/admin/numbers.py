@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from proxy.admin.reading import Redis, Sources
 from proxy.flow.breaker import Breaker
 from proxy.flow.flights import FlightMemory, Flights
+from proxy.flow.gate import Gate, Gates
 from proxy.flow.invalidation import InvalidationLog
 from proxy.flow.site import Upstream
 from proxy.flow.tally import Histogram, Tallies
 from proxy.rules.message import Fwd, Reason
+from proxy.rules.quota import GateRule, Quota
 from proxy.rules.report import Account
 from tests.flow.kit import FakeOrigin
 
@@ -63,6 +65,33 @@ class RedisCounters:
     latency: float = 0.001
 
 
+class Buckets:
+    def __len__(self) -> int:
+        return 3
+
+    def take(self, client: str, cost: float, now: float) -> float | None:
+        raise NotImplementedError
+
+    async def ask(self, client: str, cost: float) -> float:
+        raise NotImplementedError
+
+    def give_back(self, client: str, amount: float, now: float) -> None:
+        raise NotImplementedError
+
+    def left(self, client: str, now: float) -> float:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class Leases:
+    asked: int = 20
+    failed: int = 2
+    alone: int = 4
+
+
 @dataclass
 class Store:
     reads: int = 9
@@ -86,7 +115,11 @@ def sources(routes: int = 1, memory: Memory | None = None) -> Sources:
             tallies.note(route, "GET", 200, account, 100, 0.02)
         tallies.save(route, 0.5)
     tallies.note("", "BREW", 404, Account(Reason.NO_ROUTE), 50, 0.0001)
-    upstream = Upstream("api", "a", preserve_host=False, timeout=1.0, origin=FakeOrigin(), breaker=Breaker(5, 5.0))
+    tallies.refused.add("route 0\nfew\n192.0.2.1", 3)
+    rule = GateRule(2, 0)
+    upstream = Upstream(
+        "api", "a", preserve_host=False, timeout=1.0, origin=FakeOrigin(), breaker=Breaker(5, 5.0), gate=Gate(rule)
+    )
     upstream.tally.durations.observe(0.02)
     upstream.tally.held_back = 1
     lag = Histogram()
@@ -101,6 +134,8 @@ def sources(routes: int = 1, memory: Memory | None = None) -> Sources:
         memory=Memory() if memory is None else memory,
         log=log,
         upstreams=lambda: [(upstream, Calls())],
+        limits=lambda: [(f"route {n}", Quota("few", 1.0, 1.0), Buckets(), Leases()) for n in range(routes)],
+        gates=lambda: [(f"route {n}", Gates(rule)) for n in range(routes)],
         accepted=Accepted(),
         connections=[1, 2],
         lag=lag,

@@ -13,10 +13,13 @@ from aiohttp import web
 
 from proxy.admin.access import Access
 from proxy.admin.crew import CrewAdmin, Member
+from proxy.admin.dashboard import PATHS
 from proxy.admin.invalidations import Invalidations
 from proxy.admin.listener import Handler, json_answer
+from proxy.admin.problems import Refusal, Trouble
 from proxy.admin.server import AdminServer
-from proxy.admin.throttle import Throttle
+from proxy.flow.invalidator import Invalidator
+from proxy.flow.throttle import Throttle
 from tests.admin.kit import AUTHORIZED, JSON, TOKEN, FakeLog, site
 from tests.e2e.process import free_port
 
@@ -35,12 +38,21 @@ class Worker:
 
     def __post_init__(self) -> None:
         routes = site()
-        invalidations = Invalidations(self.log, lambda: routes, Throttle(lambda: 0.0))
+        invalidations = Invalidations(Invalidator(self.log, Throttle(lambda: 0.0)), lambda: routes)
         self.server = AdminServer(lambda: self.ready, access=lambda: self.access, parts=[self, invalidations])
 
     @property
     def routes(self) -> Mapping[str, Mapping[str, Handler]]:
-        return {"/entries": {"GET": self._entries}, "/explain": {"POST": self._explain}}
+        return {
+            "/entries": {"GET": self._entries},
+            "/explain": {"POST": self._explain},
+            "/instances": {"GET": self._instances},
+        }
+
+    async def _instances(self, _request: web.BaseRequest) -> web.Response:
+        if self.log.down:
+            raise Refusal(Trouble.LOG_UNREACHABLE, "It is out of reach.")
+        return json_answer({"last": 7, "here": [f"w{self.number}"], "instances": [{"instance": "w1"}]})
 
     async def _entries(self, request: web.BaseRequest) -> web.Response:
         return json_answer({"hits": self.number * 10, "asked": request.rel_url.raw_path_qs})
@@ -196,3 +208,31 @@ async def test_what_the_process_says_of_an_error_comes_through(tmp_path: Path) -
         assert (status, said["type"]) == (405, "urn:readthrough:error:method")
         assert fields["Allow"] == "POST"
         assert fields["Content-Type"] == "application/problem+json"
+
+
+async def test_the_instances_are_those_of_the_log_and_all_of_its_own_are_here(tmp_path: Path) -> None:
+    async with crew(tmp_path) as here:
+        here.workers[0].log.down = True
+        here.workers[2].socket.unlink()
+        status, said, _ = await here.ask("/instances")
+        assert (status, said) == (200, {"last": 7, "here": ["w2"], "instances": [{"instance": "w1"}]})
+        here.workers[0].log.down = False
+        assert (await here.ask("/instances"))[1]["here"] == ["w1", "w2"]
+        for worker in here.workers:
+            worker.log.down = True
+        status, said, _ = await here.ask("/instances")
+        assert (status, said["type"]) == (503, "urn:readthrough:error:log-unreachable")
+        here.present.clear()
+        status, said, _ = await here.ask("/instances")
+        assert (status, said["type"]) == (503, "urn:readthrough:error:no-worker")
+
+
+async def test_the_dashboard_is_there_whoever_is_not(tmp_path: Path) -> None:
+    async with crew(tmp_path, TOKEN) as here:
+        here.present.clear()
+        for path in PATHS:
+            async with here.session.get(path) as response:
+                assert response.status == 200
+                assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+        assert (await here.ask("/assets/x.js"))[0] == 401
+        assert (await here.ask("/", headers={"Host": "evil.example"}))[0] == 421

@@ -3,17 +3,20 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
 from proxy.admin.entries import Entries
-from proxy.admin.explain import Explain
+from proxy.admin.explain import PAGE, Explain
+from proxy.admin.page import parts
 from proxy.admin.server import AdminServer, Part
 from proxy.flow.explain import Explainer
 from proxy.rules.limits import Limits
 from tests.admin.kit import JSON, Admin, admin
 from tests.flow.kit import FRESH, World
+from tests.flow.test_limiter import Limited, quota
 
 
 @asynccontextmanager
@@ -99,6 +102,11 @@ async def test_the_listeners_limits_count() -> None:
         ({"url": "http://h/", "headers": {"X": 5}}, ["headers"]),
         ({"url": "http://h/", "headers": [["X"]]}, ["headers"]),
         ({"url": "http://h/", "headers": {"X": "a\r\nY: b"}}, ["headers[0]"]),
+        ({"url": "http://h/", "client": 5}, ["client"]),
+        ({"url": "http://h/", "client": ""}, ["client"]),
+        ({"url": "http://h/", "client": "192.0.2.1:80"}, ["client"]),
+        ({"url": "http://h/", "client": "10.0.0.0/8"}, ["client"]),
+        ({"url": "h", "client": "localhost"}, ["url", "client"]),
         ({"url": "h", "methods": "GET", "headers": {"X:": "y"}}, ["'methods'", "url", "headers[0]"]),
     ],
 )
@@ -107,3 +115,30 @@ async def test_every_mistake_in_a_body_is_named(body: object, at: list[str]) -> 
         status, said = await explain(here, body)
         assert (status, said["type"]) == (400, "urn:readthrough:error:bad-request")
         assert [error["at"] for error in said["errors"]] == at
+
+
+@pytest.mark.parametrize(
+    ("client", "whose", "scheme"),
+    [("192.0.2.7", "192.0.2.7", "http"), ("10.0.0.1", "203.0.113.9", "https"), (None, None, "http")],
+)
+async def test_it_is_told_whose_request_it_would_be(client: str | None, whose: str | None, scheme: str) -> None:
+    async with Limited(quota(), trusted=(ip_network("10.0.0.0/8"),)) as w, explaining(w) as here:
+        headers = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
+        status, said = await explain(here, {"url": "http://example.com/a", "headers": headers, "client": client})
+        assert status == 200
+        assert said["steps"][0]["scheme"] == scheme, "what a trusted proxy says is believed in all it says"
+        (limits,) = [step for step in said["steps"] if step["step"] == "limits"]
+        assert (limits["pays"], [bucket["client"] for bucket in limits["buckets"]]) == ("miss", [whose])
+
+
+async def test_a_page_is_given_what_the_command_line_would_print() -> None:
+    async with World() as w, explaining(w) as here:
+        await w.store(FRESH)
+        raw = json.dumps({"url": "http://example.com/a"}).encode()
+        _, plain, _ = await here.ask("/explain", "POST", JSON, raw)
+        status, said, fields = await here.ask("/explain", "POST", {**JSON, "Accept": PAGE}, raw)
+        assert (status, fields["Content-Type"]) == (200, PAGE)
+        printed = [{"title": part.title, "rows": [[*row] for row in part.rows]} for part in parts(said)]
+        assert said.pop("page") == printed
+        assert said == plain
+        assert printed[0]["title"] == "GET http://example.com/a"

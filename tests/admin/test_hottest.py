@@ -33,3 +33,22 @@ async def test_a_question_that_is_not_understood_is_said_to_be(query: str) -> No
     async with admin(change=served) as here:
         status, said, _ = await here.ask(f"/hot{query}")
         assert (status, said["type"]) == (400, "urn:readthrough:error:bad-request")
+
+
+async def test_whose_key_it_is_is_not_told_and_all_of_them_count_as_one() -> None:
+    hot = HotKeys(lambda: 0.0)
+    for number in range(50):
+        hot.add(f"http://a/mine\nx-api-key=s3cret{number}\nx-tenant=t", 2.0)
+    hot.add("http://a/\nx-tenant=t", 90.0)
+
+    def keyed(here: Admin) -> None:
+        here.server = AdminServer(lambda: True, access=lambda: here.access, parts=[Hottest(hot, lambda: None)])
+
+    async with admin(change=keyed) as here:
+        _, said, _ = await here.ask("/hot?top=2")
+        assert "s3cret" not in str(said)
+        assert [key["key"] for key in said["keys"]] == [
+            "http://a/mine\nx-api-key=(hidden)\nx-tenant=t",
+            "http://a/\nx-tenant=t",
+        ]
+        assert said["keys"][0]["rate"] / said["keys"][1]["rate"] == pytest.approx(100 / 90, rel=0.01)

@@ -6,11 +6,12 @@ import pytest
 
 from proxy.admin.invalidations import Invalidations
 from proxy.admin.server import AdminServer
-from proxy.admin.throttle import Throttle
 from proxy.flow.invalidation import InvalidationLog, Kind
+from proxy.flow.invalidator import Invalidator
 from proxy.flow.local_log import LocalLog
-from proxy.flow.ports import LogUnreachable
+from proxy.flow.sharing import LogUnreachable
 from proxy.flow.site import Site
+from proxy.flow.throttle import Throttle
 from proxy.rules.policy import KeyRule
 from proxy.rules.routes import Match
 from tests.admin.kit import Admin, admin, site
@@ -52,7 +53,7 @@ async def test_a_reload_while_the_body_is_read_has_it_read_again() -> None:
             return before if asked == 1 else after
 
         before, after = site(), site((Match(), KeyRule(ignore_query=("x",))))
-        parts = Invalidations(here.log, reloaded, Throttle(lambda: 0.0))
+        parts = Invalidations(Invalidator(here.log, Throttle(lambda: 0.0)), reloaded)
         server = AdminServer(lambda: True, access=lambda: here.access, parts=[parts])
         port = free_port()
         await server.listen("127.0.0.1", port)

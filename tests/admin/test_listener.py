@@ -4,13 +4,18 @@ import asyncio
 import io
 import logging
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
 
 import pytest
+from aiohttp import web
 
 from proxy.admin import listener
+from proxy.admin.listener import Bounds, Door
 from proxy.flow.invalidation import Target
 from tests.admin.kit import JSON, Admin, FakeLog, admin
 from tests.admin.test_access import raw
+from tests.e2e.process import eventually, free_port
 
 POST = b"POST /invalidate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
 
@@ -105,3 +110,137 @@ async def test_many_requests_share_a_connection() -> None:
         head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
         answer = await raw(here, (head + b"\r\n") * 2 + head + b"Connection: close\r\n\r\n")
         assert answer.count(b"HTTP/1.1 200 ") == 3
+
+
+PATIENCE: Final = 10.0  # real seconds after which a test that hangs fails
+LONG: Final = 3600.0
+
+
+@asynccontextmanager
+async def door(bounds: Bounds, handle: listener.Handler | None = None) -> AsyncIterator[tuple[Door, int]]:
+    """A listener with such bounds, and its port."""
+
+    async def alive(_request: web.BaseRequest) -> web.Response:
+        return listener.json_answer({"status": "alive"})
+
+    made, port = Door(handle or alive, bounds), free_port()
+    runner = web.ServerRunner(made, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield made, port
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def is_cut(reader: asyncio.StreamReader) -> bool:
+    try:
+        return await reader.read(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+ALIVE: Final = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize("begun", [b"GET /", ALIVE[:-2], b"POST / HTTP/1.1\r\nHost: localhost\r\nX: "])
+@pytest.mark.parametrize("after", [False, True], ids=["at once", "after an answer"])
+async def test_a_head_that_does_not_end_is_cut_however_its_bytes_trickle(begun: bytes, after: bool) -> None:
+    async with door(Bounds(idle=LONG, head=0.1)) as (_, port), connected(port) as (reader, writer):
+        if after:
+            writer.write(ALIVE)
+            assert b"alive" in await reader.readuntil(b"}")
+        cut = asyncio.create_task(is_cut(reader))
+        writer.write(begun)
+        while not cut.done():
+            await asyncio.sleep(0.02)
+            if not writer.transport.is_closing():
+                writer.write(b"x")
+        assert await cut
+
+
+async def test_who_says_nothing_is_cut_later_and_who_asks_again_is_not() -> None:
+    async with door(Bounds(idle=0.3, head=LONG)) as (made, port), connected(port) as (reader, writer):
+        async with connected(port) as (silent, _):
+            for _ in range(5):
+                await asyncio.sleep(0.1)
+                writer.write(ALIVE)
+                assert b"alive" in await reader.readuntil(b"}")
+            assert await is_cut(silent)
+        assert await is_cut(reader)
+        assert made.waiting == {}
+
+
+async def test_a_whole_head_ends_the_time_for_it() -> None:
+    go = asyncio.Event()
+
+    async def slow(_request: web.BaseRequest) -> web.Response:
+        await go.wait()
+        return listener.json_answer({})
+
+    async with door(Bounds(idle=LONG, head=0.05), slow) as (_, port), connected(port) as (reader, writer):
+        writer.write(ALIVE)
+        await asyncio.sleep(0.2)
+        go.set()
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_an_answer_that_nobody_takes_is_cut() -> None:
+    async def large(_request: web.BaseRequest) -> web.Response:
+        return web.Response(body=b"x" * (32 << 20))
+
+    async with door(Bounds(write=0.1), large) as (made, port), connected(port) as (reader, writer):
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(ALIVE)
+        await eventually(lambda: made.requests_count == 1 and not made.connections, "it is cut")
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            await reader.readexactly(32 << 20)
+
+
+async def test_however_many_come_to_stay_a_probe_gets_in() -> None:
+    async with door(Bounds(connections=8)) as (made, port), AsyncExitStack() as stack:
+        idle = [await stack.enter_async_context(connected(port)) for _ in range(20)]
+        for _, writer in idle[10:]:
+            writer.write(b"GET /")
+        async with connected(port) as (reader, writer):
+            writer.write(ALIVE)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        await eventually(lambda: len(made.connections) <= 8, "there is room again")
+        assert all(await asyncio.gather(*[is_cut(reader) for reader, _ in idle[:12]]))
+
+
+@pytest.mark.parametrize(("count", "status"), [(60, b"200"), (70, b"400")])
+async def test_the_fields_of_a_head_are_counted(count: int, status: bytes) -> None:
+    async with door(Bounds()) as (_, port), connected(port) as (reader, writer):
+        writer.write(ALIVE[:-2] + b"".join([b"X-%d: y\r\n" % number for number in range(count)]) + b"\r\n")
+        assert (await reader.readline()).split(b" ")[1] == status
+
+
+async def test_who_has_asked_is_not_cut_for_others() -> None:
+    go = asyncio.Event()
+
+    async def slow(_request: web.BaseRequest) -> web.Response:
+        await go.wait()
+        return listener.json_answer({})
+
+    async with door(Bounds(connections=2), slow) as (made, port), AsyncExitStack() as stack:
+        asking = [await stack.enter_async_context(connected(port)) for _ in range(2)]
+        for _, writer in asking:
+            writer.write(ALIVE)
+        await eventually(lambda: made.requests_count == 2, "both have asked")
+        async with connected(port) as (reader, _):
+            assert await is_cut(reader)
+        go.set()
+        for reader, _ in asking:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")

@@ -48,11 +48,19 @@ def numbers() -> dict[str, Any]:
 
 def test_once_is_since_the_start() -> None:
     out, complaints = io.StringIO(), list[str]()
-    assert stats(told(Answer(200, numbers())), watch=False, out=out, complain=complaints.append) == 0
+    said = numbers()
+    said["limits"]["refused"] = [
+        {"route": "route 0", "limit": "few", "client": "\x1b[2J192.0.2.1", "rate": 3.21, "excess": 0.0},
+        {"route": "route 0", "limit": "few", "client": "", "rate": 1.0, "excess": 0.0},
+    ]
+    assert stats(told(Answer(200, said)), watch=False, out=out, complain=complaints.append) == 0
     assert complaints == []
     text = out.getvalue()
     assert "requests     1,007   hit ratio 99.6%" in text
     assert "upstream     api: 7 requests, 3 errors, 4 connections, breaker closed" in text
+    assert "limits       route 0: allowed 1,006  refused 0  stale 0  too many at once 0" in text
+    assert "refused      ?[2J192.0.2.1: 3.2/s of late, by few" in text
+    assert "refused      all clients: 1.0/s of late, by few" in text
     assert "\x1b" not in text
 
 
@@ -92,6 +100,9 @@ def test_no_answer_is_exit_1_and_says_why(answers: list[Answer], complaint: str)
 def test_a_start_anew_is_no_negative_rate() -> None:
     before, after = numbers(), numbers()
     after["requests"] = {**after["requests"], "by_result": {"hit": 5}}
+    after["limits"]["routes"]["route 0"]["allowed"] = 5
+    text = "\n".join(lines(Reading(1.0, after), Reading(0.0, before)))
+    assert "route 0: allowed 0/s  refused 0/s" in text
     assert "requests     0/s" in "\n".join(lines(Reading(1.0, after), Reading(0.0, before)))
 
 

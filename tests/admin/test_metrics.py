@@ -13,7 +13,7 @@ from proxy.admin.access import Access
 from proxy.admin.crew import CrewAdmin, Member
 from proxy.admin.families import FAMILIES
 from proxy.admin.hottest import Hottest
-from proxy.admin.metrics import Metrics
+from proxy.admin.metrics import RAW, Metrics
 from proxy.admin.server import AdminServer, Part
 from tests.admin.kit import Admin, admin
 from tests.admin.numbers import sources
@@ -66,6 +66,15 @@ async def test_stats_are_the_same_numbers() -> None:
     async with measured() as here:
         status, said, _ = await here.ask("/stats")
         assert (status, said["requests"]["total"], said["version"]) == (200, 1007, "1.2.3")
+        assert [client["client"] for client in said["limits"]["refused"]] == ["192.0.2.1"]
+
+
+@pytest.mark.parametrize("accepted", ["text/plain", "application/openmetrics-text", RAW])
+async def test_no_client_is_in_the_metrics(accepted: str) -> None:
+    async with measured() as here:
+        status, body, _ = await here.ask("/metrics", headers={"Accept": accepted})
+        assert status == 200
+        assert "192.0.2.1" not in str(body)
 
 
 @asynccontextmanager
@@ -100,7 +109,10 @@ async def test_of_several_processes_they_are_those_of_all(tmp_path: Path) -> Non
         assert sum(sample.value for sample in found["readthrough_requests_total"].samples) == 2014
         assert {s.labels["worker"] for s in found["process_resident_memory_bytes"].samples} == {"1", "2"}
         async with here.session.get(f"{at}/stats") as response:
-            assert (await response.json())["requests"]["total"] == 2014
+            said = await response.json()
+            assert said["requests"]["total"] == 2014
+            (refused,) = said["limits"]["refused"]
+            assert refused["rate"] == pytest.approx(2 * 3, rel=0.05)
         async with here.session.get(f"{at}/hot?top=1") as response:
             (hot,) = (await response.json())["keys"]
         _, alone, _ = await here.ask("/healthz")

@@ -1,6 +1,7 @@
 """An explanation as a page."""
 
 import json
+from ipaddress import ip_network
 from typing import Any
 
 import orjson
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 
 from proxy.admin.page import plain, render
 from proxy.flow.invalidation import Kind
+from proxy.rules.purging import PurgeRule
+from proxy.rules.quota import By, GateRule
 from tests.flow.kit import ETAG, FRESH, STALEABLE, World, request
 from tests.flow.test_explain import explainer
+from tests.flow.test_limiter import Limited, fetched, quota
 from tests.rules.build import brief
 
 
@@ -85,6 +89,45 @@ async def test_what_went_wrong_is_on_it() -> None:
         assert "memory only: the shared store was not asked" in page
 
 
+def part(members: Any, title: str) -> list[str]:  # noqa: ANN401 - JSON
+    page = lines(members)
+    at = page.index(title) + 1
+    return page[at : page.index("", at)]
+
+
+async def test_limits_are_on_it() -> None:
+    day = quota("day", rate=0.01, burst=100.0, by=By.HEADER, header="x-key", serve_stale=True)
+    async with Limited(quota(burst=3.0), day, gate=GateRule(2, 1)) as w:
+        await fetched(w, FRESH)
+        said = json.loads(orjson.dumps(explainer(w, shared=True).explain(request(target="/c"), "192.0.2.1")))
+        assert lines(said)[1:4] == [
+            "  would be      refused: 429, rate-limited",
+            "  Cache-Status  readthrough; detail=rate-limited",
+            "  Retry-After   2",
+        ]
+        assert part(said, "Limits") == [
+            "  pays       for asking the upstream: not-stored",
+            "  all        1 of 3 left, 0.5 more a second; it costs 2: refused: to wait 2 s",
+            "             of 192.0.2.1, by ip",
+            "  day        98 of 100 left, 0.01 more a second; it costs 2: passes",
+            "             of 192.0.2.1, by header:x-key",
+            "  looked at  what this instance knows: Redis was not asked",
+            "  at once    0 of 2 under way, 0 of 1 waiting",
+            "             of 192.0.2.1, by ip",
+        ]
+        unnamed = json.loads(orjson.dumps(explainer(w).explain(request())))
+        assert "           of a client that is not named, who has not come before, by ip" in part(unnamed, "Limits")
+
+
+async def test_what_is_under_way_to_an_upstream_is_on_it() -> None:
+    async with World(upstream_gate=GateRule(1, 0)) as w:
+        w.ask()
+        await w.idle()
+        page = lines(said(w, "Cookie: a=b"))
+        assert "  at once  1 of 1 under way, 0 of 0 waiting: refused" in page
+        w.last.reply(FRESH)
+
+
 async def test_a_request_that_no_route_takes_is_a_short_one() -> None:
     async with World() as w:
         assert lines(said(w, method="PURGE")) == [
@@ -95,6 +138,23 @@ async def test_a_request_that_no_route_takes_is_a_short_one() -> None:
             "  none        no route takes it",
             "  would take  GET, HEAD",
         ]
+
+
+async def test_a_purge_says_what_would_go_and_who_may() -> None:
+    async with World(purging=PurgeRule((ip_network("127.0.0.0/8"), ip_network("::1")))) as w:
+        assert lines(said(w, method="PURGE")) == [
+            "PURGE http://example.com/a",
+            "  would be  done, for clients that may: 200, purged",
+            "",
+            "Routes",
+            "  none  no route is asked",
+            "",
+            "Purge",
+            "  gone     http://example.com/a",
+            "  gone     https://example.com/a",
+            "  allowed  127.0.0.0/8, ::1/128",
+        ]
+        assert "  stale    http://example.com/a" in lines(said(w, "Soft-Purge: 1", method="PURGE"))
 
 
 async def test_headings_are_bold_where_somebody_sees_it() -> None:

@@ -40,7 +40,7 @@ async def test_a_probe_may_be_a_head() -> None:
 @pytest.mark.parametrize(
     ("path", "method", "status", "kind"),
     [
-        ("/", "GET", 404, "not-found"),
+        ("/", "POST", 405, "method"),
         ("/x", "GET", 404, "not-found"),
         ("/x", "POST", 404, "not-found"),
         ("/invalidations", "GET", 404, "not-found"),

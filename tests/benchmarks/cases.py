@@ -81,6 +81,11 @@ DEFAULT: Final = Subject("readthrough", "readthrough")
 NGINX: Final = Subject("nginx", "nginx")
 FLOOR: Final = Subject("floor", "floor")
 MEMORY_COLD: Final = Subject("readthrough, memory cold", "readthrough", {"memory": {"max_size": "1KiB"}}, redis=True)
+# Never reached: what is measured is what it costs to count.
+LIMITED: Final = {
+    **GENEROUS,
+    "routes": [{"name": "all", "upstream": "api", "rate_limit": {"rate": "1000000/s", "burst": 1_000_000}}],
+}
 BUSY: Final = Subject("floor, 24 µs busy", "floor", busy=24)  # what a head costs in the process that is read anew
 BOTH: Final = (READTHROUGH, NGINX)
 ALL: Final = (READTHROUGH, NGINX, FLOOR)
@@ -107,6 +112,21 @@ CASES: Final = (
     ),
     Case("hit-1000", "hit, 1,000 connections", ALL, Traffic("/1k/products/1", connections=1000)),
     Case(
+        "hit-limited",
+        "hit, under a rate limit",
+        (Subject("readthrough, limited", "readthrough", LIMITED), READTHROUGH),
+        ONE,
+    ),
+    Case(
+        "hit-limited-redis",
+        "hit, under a limit in Redis",
+        (
+            Subject("readthrough, limited", "readthrough", LIMITED, redis=True),
+            Subject("readthrough", "readthrough", GENEROUS, redis=True),
+        ),
+        ONE,
+    ),
+    Case(
         "redis-1k",
         "read from Redis, 2,000 URLs",
         (MEMORY_COLD, READTHROUGH),
@@ -130,6 +150,8 @@ PROMISES: Final = (
     Promise("hit-zipf", "nginx", 1.1),
     Promise("hit-304", "nginx", 1.2),
     Promise("hit-log", "nginx", 1.0),
+    Promise("hit-limited", "readthrough", 0.9),
+    Promise("hit-limited-redis", "readthrough", 0.9),
     Promise("redis-1k", None, 15_000),
     Promise("latency", "nginx", 1.0, "p99"),
 )

@@ -115,14 +115,6 @@ def test_what_is_right_is_right_for_the_schema_too(kind: Kind, text: str, value:
             "tokens3cr3t: 1\ns3cr3t: 1",
             ["1: unknown key; did you mean token?", "2: unknown key; the keys here are token"],
         ),
-        (
-            Section({"later": Key(COUNT, "Later.", available=False)}),
-            "later: 0",
-            [
-                "1: later: is not available yet in this release; leave it out",
-                "1: later: '0' is too small; write 1 or more",
-            ],
-        ),
     ],
 )
 def test_what_is_wrong_and_where(kind: Kind, text: str, problems: list[str], tmp_path: Path) -> None:
@@ -161,11 +153,9 @@ def test_a_section_with_a_bad_value_is_bad_and_the_others_are_kept(tmp_path: Pat
     }
 
 
-def test_the_schema_says_defaults_and_what_is_not_available() -> None:
-    section = Section({"second": Key(COUNT, "Two.", field="two"), "later": Key(COUNT, "L.", available=False)}, Pair)
-    properties = section.schema()["properties"]
-    assert properties["second"]["default"] == 2
-    assert properties["later"]["description"] == "Not available yet. L."
+def test_the_schema_says_defaults() -> None:
+    section = Section({"second": Key(COUNT, "Two.", field="two")}, Pair)
+    assert section.schema()["properties"]["second"]["default"] == 2
     assert WORDS.show(2) == "off"
 
 

@@ -57,7 +57,9 @@ def warnings(directory: Path, text: str) -> list[str]:
         ),
         ("workers: 0", "1: workers: '0' is too small; write 1 or more"),
         ("redis: {url: 'redis://r', max_blind: 0}", "1: redis.max_blind: '0' is not a duration; write"),
-        ("purge_method: {allow: ['::1']}", "1: purge_method: is not available yet in this release; leave it out"),
+        ("purge_method: {}", "1: purge_method: allow is missing; add `allow:`. Addresses of clients that may."),
+        ("purge_method: {allow: []}", "1: purge_method.allow: is an empty list; write at least one"),
+        ("purge_method: {allow: [everybody]}", "1: purge_method.allow[0]: 'everybody' is not a network; write an"),
         ("tls: {certificate: cert.pem}", "1: tls: key is missing; add `key:`. Its key, PEM."),
         ("trusted_proxies: [10.0.0.1/8]", "1: trusted_proxies[0]: '10.0.0.1/8' has bits set beyond its prefix; "),
         ("access_log: text", "1: access_log: 'text' is not known here; write json or off"),
@@ -109,6 +111,11 @@ def test_a_mistake_at_the_top(tmp_path: Path, text: str, expected: str) -> None:
         ("url: 'http://a', timeout: 0s", "3: upstreams.b.timeout: '0s' is too short; write 1ms or more"),
         ("url: 'http://a', timout: 1s", "3: upstreams.b: unknown key timout; did you mean timeout?"),
         ("url: 'http://a', preserve_host: yes", "3: upstreams.b.preserve_host: 'yes' is not a yes or no; write true"),
+        ("url: 'http://a', max_concurrent: 0", "3: upstreams.b.max_concurrent: '0' is too small; write 1 or more"),
+        (
+            "url: 'http://a', max_concurrent: {requests: 1, by: ip}",
+            "3: upstreams.b.max_concurrent: unknown key by; the",
+        ),
         ("url: 'http://a', breaker: {failures: 0}", "3: upstreams.b.breaker.failures: '0' is too small; write 1 or"),
         ("url: 'http://a', tls: {server_name: b}", "3: upstreams.b.tls: does nothing for an http URL; write https"),
         ("url: 'https://a', tls: {ca: no.pem}", "3: upstreams.b.tls.ca: 'no.pem' is not a file; write a name relative"),
@@ -154,8 +161,56 @@ def test_a_mistake_in_an_upstream(tmp_path: Path, text: str, expected: str) -> N
             "cache: {max_object_size: 257MiB}",
             "6: routes[1].cache.max_object_size: '257MiB' is more than memory.max_size",
         ),
-        ("rate_limit: {rate: 50/s, by: ip}", "6: routes[1].rate_limit: is not available yet in this release; leave it"),
-        ("rate_limit: [{rate: 5/s, burst: 9}]", "6: routes[1].rate_limit: is not available yet in this release; leave"),
+        ("rate_limit: []", "6: routes[1].rate_limit: is an empty list; write at least one item"),
+        ("rate_limit: 50/s", "6: routes[1].rate_limit: is not a mapping; write `key: value` lines"),
+        ("rate_limit: {burst: 5}", "6: routes[1].rate_limit: rate is missing; add `rate:`. Tokens that come per time"),
+        ("rate_limit: {rate: 50}", "6: routes[1].rate_limit.rate: '50' is not a rate; write a number per s, m, h or d"),
+        ("rate_limit: {rate: 1/s, ipv6_prefix: 129}", "6: routes[1].rate_limit.ipv6_prefix: '129' is too large; write"),
+        ("rate_limit: {rate: 1/s, cost: {hit: -1}}", "6: routes[1].rate_limit.cost.hit: '-1' is not a number; write"),
+        (
+            "rate_limit: {rate: 1/s, by: 'header:X-Forwarded-For'}",
+            "6: routes[1].rate_limit.by: 'header:X-Forwarded-For' can be written by any client as it likes; write ip,",
+        ),
+        (
+            "rate_limit: {rate: 1/s, cost: {hit: 0, miss: 0}}",
+            "6: routes[1].rate_limit.cost: is nothing, so nothing is limited; write more than 0 for hit or for miss",
+        ),
+        (
+            "rate_limit: {rate: 50/s, burst: 4, cost: {miss: 4.5}}",
+            "6: routes[1].rate_limit.burst: a burst of 4 can never pay for an answer that costs 4.5; write burst: 5 or",
+        ),
+        (
+            "rate_limit: [{rate: 2/s, cost: {hit: 3}}]",
+            "6: routes[1].rate_limit[0].rate: a burst of 2 can never pay for an answer that costs 3; write burst: 3 or",
+        ),
+        (
+            "rate_limit: {rate: 1/d, burst: 401}",
+            "6: routes[1].rate_limit.burst: it takes more than 400 days to save up the burst; write a smaller burst",
+        ),
+        (
+            "cache: off, rate_limit: {rate: 1/s, over_limit: serve_stale}",
+            "6: routes[1].rate_limit.over_limit: this route stores nothing that could be stale; write reject, or give",
+        ),
+        (
+            "rate_limit: [{rate: 1/s}, {rate: 60/m}]",
+            "6: routes[1].rate_limit[1]: has no effect: whatever it would refuse, routes[1].rate_limit[0] refuses; l",
+        ),
+        (
+            "rate_limit: [{rate: 1/s}, {rate: 60/m, burst: 1}]",
+            "6: routes[1].rate_limit[1]: has no effect: whatever it would refuse, routes[1].rate_limit[0] refuses; l",
+        ),
+        (
+            "rate_limit: [{rate: 100/s}, {rate: 50/s, by: route}]",
+            "6: routes[1].rate_limit[0]: has no effect: whatever it would refuse, routes[1].rate_limit[1] refuses; l",
+        ),
+        ("max_concurrent: none", "6: routes[1].max_concurrent: 'none' is not a whole number; write digits only, 1 or"),
+        ("max_concurrent: 0", "6: routes[1].max_concurrent: '0' is too small; write 1 or more"),
+        ("max_concurrent: {queue: 5}", "6: routes[1].max_concurrent: requests is missing; add `requests:`. Under way"),
+        ("max_concurrent: {requests: 5, wait: 0}", "6: routes[1].max_concurrent.wait: '0' is not a duration; write a"),
+        (
+            "max_concurrent: {requests: 5, by: cookie}",
+            "6: routes[1].max_concurrent.by: 'cookie' is not a client; write",
+        ),
     ],
 )
 def test_a_mistake_in_a_route(tmp_path: Path, text: str, expected: str) -> None:
@@ -164,22 +219,25 @@ def test_a_mistake_in_a_route(tmp_path: Path, text: str, expected: str) -> None:
     assert problem.startswith(expected)
 
 
-def test_what_is_not_available_is_validated_all_the_same(tmp_path: Path) -> None:
+def test_sections_that_are_needed_least_are_read_as_closely(tmp_path: Path) -> None:
     text = """\
 redis: {url: "http://x", prefix: rt, when_unreachable: panic, max_blind: 30s, after_gap: drop}
 purge_method: {allow: [everybody]}
 upstreams: {api: {url: "http://a"}}
 routes:
   - {name: a, upstream: api, rate_limit: [{rate: 50/s, by: header:X-Api-Key}, {rate: 50, by: cookie}]}
+  - {name: b c, upstream: api, rate_limit: [7, {rate: 5/s, cost: {hit: 9, miss: x}}, {rate: 1/s}, {rate: 2/s}]}
 """
     assert [problem.partition(";")[0] for problem in problems(tmp_path, text)] == [
         "1: redis.url: the value is not a Redis URL",
         "1: redis.when_unreachable: 'panic' is not known here",
-        "2: purge_method: is not available yet in this release",
         "2: purge_method.allow[0]: 'everybody' is not a network",
-        "5: routes[0].rate_limit: is not available yet in this release",
         "5: routes[0].rate_limit[1].rate: '50' is not a rate",
         "5: routes[0].rate_limit[1].by: 'cookie' is not a client",
+        "6: routes[1].name: 'b c' is not a name",
+        "6: routes[1].rate_limit[0]: is not a mapping",
+        "6: routes[1].rate_limit[1].cost.miss: 'x' is not a number",
+        "6: routes[1].rate_limit[3]: has no effect: whatever it would refuse, routes[1].rate_limit[2] refuses",
     ]
 
 
@@ -253,6 +311,13 @@ def test_six_mistakes_are_six_errors_at_their_lines(tmp_path: Path) -> None:
             ["5: routes[0]: max_object_size is more than limits.flight_memory, beyond which nothing is stored; write"],
         ),
         ("limits: {flight_memory: 1MiB}\n" + BASE + "    cache: off\n", []),
+        (
+            "purge_method: {allow: ['::1', '::/0', 0.0.0.0/0]}\n" + BASE,
+            [
+                "1: purge_method.allow[1]: lets every client purge; name the networks that may",
+                "1: purge_method.allow[2]: lets every client purge; name the networks that may",
+            ],
+        ),
     ],
 )
 def test_what_is_allowed_but_hardly_meant_is_a_warning(tmp_path: Path, text: str, expected: list[str]) -> None:
@@ -291,6 +356,8 @@ def test_what_is_allowed_but_hardly_meant_is_a_warning(tmp_path: Path, text: str
         "upstreams: {a: {url: 'ftp://u:s3cr3t-t0ken@a'}, b: 'http://u:s3cr3t-t0ken@a'}",
         "upstreams: {'${SECRET} ': {url: 'http://a'}}",
         "routes: [{name: '${SECRET}', upstream: '${SECRET}'}, {name: '${SECRET}', upstream: '${SECRET}'}]",
+        "routes: [{name: a, upstream: b, rate_limit: [{rate: 1/s, name: '${SECRET}'},{rate: 1/d, name: '${SECRET}'}]}]",
+        "routes: [{name: '${SECRET}', upstream: b, rate_limit: [{rate: 1/s, name: '${SECRET}-2'}, {rate: 2/d}]}]",
     ],
 )
 def test_a_secret_is_in_no_error(tmp_path: Path, text: str) -> None:

@@ -44,9 +44,12 @@ def test_no_text_makes_a_value_fail_in_another_way(leaf: Leaf, text: str) -> Non
         (v.SIZE, "8MiB", 8 << 20),
         (v.SIZE, "1.5GiB", 3 << 29),
         (v.SIZE, "512B", 512),
-        (v.RATE, "50/s", 50.0),
-        (v.RATE, "1000/m", 1000 / 60),
-        (v.RATE, "5000/d", 5000 / 86400),
+        (v.RATE, "50/s", v.Rate(50.0, "s")),
+        (v.RATE, "0.5/m", v.Rate(0.5, "m")),
+        (v.integer(1, 128), "128", 128),
+        (v.LIMIT_BY, "ip", "ip"),
+        (v.LIMIT_BY, "header:X-Api-Key", "header:x-api-key"),
+        (v.LABEL, "per day, all", "per day, all"),
         (v.PERCENTAGE, "10%", 0.1),
         (v.PERCENTAGE, "0%", 0.0),
         (v.PERCENTAGE, "0", 0.0),
@@ -82,12 +85,33 @@ def test_what_a_text_means(leaf: Leaf, text: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "per_second"),
+    [("50/s", 50.0), ("1000/m", 1000 / 60), ("1/h", 1 / 3600), ("5000/d", 5000 / 86400), ("0.000001/d", 1e-6 / 86400)],
+)
+def test_a_rate_is_so_many_a_second(written: str, per_second: float) -> None:
+    assert v.RATE.parse(written).per_second == per_second
+    assert str(v.Rate.of(per_second)) == written
+
+
+@given(st.integers(1, 10**15), st.sampled_from("smhd"))
+def test_a_rate_is_known_again_by_what_it_is_in_a_second(millionths: int, unit: str) -> None:
+    rate = v.RATE.parse(f"{millionths // 10**6}.{millionths % 10**6:06}/{unit}").per_second
+    assert v.RATE.parse(str(v.Rate.of(rate))).per_second == rate
+
+
+def test_a_rate_that_nobody_can_have_written_is_said_nearly() -> None:
+    assert str(v.Rate.of(1 / 86400 + 1e-9)) == "1.000086/d"
+
+
+@pytest.mark.parametrize(
     ("leaf", "texts"),
     [
         (v.duration(), ["", "5", "5 s", "-5s", "5S", "1e3s", "30000d", "1m30s", "٣s", "5s\n", "9" * 99 + "s"]),
         (v.duration(positive=True), ["0", "0s", "0.1ms"]),
         (v.SIZE, ["8MB", "8M", "8", "0", "0B", "-1KiB", "8 MiB"]),
-        (v.RATE, ["50", "50/w", "0/s", "/s", "50/ s"]),
+        (v.RATE, ["50", "50/w", "0/s", "0.000000/s", "/s", "50/ s", "1000000001/d"]),
+        (v.integer(1, 128), ["0", "129"]),
+        (v.LABEL, ["", " a", "a ", 'a"b', "a\\b", "é", "a\tb", "a" * 81]),
         (v.PERCENTAGE, ["10", "0.1", "101%", "-1%", "ten%"]),
         (v.NUMBER, ["nan", "inf", "-1", "1e9"]),
         (v.integer(1), ["0", "-1", "010", "1.0", "1_000", "0x10", "one"]),
@@ -103,7 +127,7 @@ def test_what_a_text_means(leaf: Leaf, text: str, value: object) -> None:
         (v.HEADER, ["X Tenant", "", "x:", "é"]),
         (v.PARAMETER, ["u*m", "", "a=b", "a&b", "a b"]),
         (v.TAG, ["", "a b", "{", "a}", "{a-b}", "{}"]),
-        (v.LIMIT_BY, ["header", "header:", "header:a b", "IP", "token"]),
+        (v.LIMIT_BY, ["header", "header:", "header:a b", "IP", "token", "header:X-Forwarded-For", "header:forwarded"]),
         (v.BEARER, ["", "a b", "a\n", "é"]),
         (v.URL, ["ftp://a", "a", "http://", "http:///x", "http://a:0", "http://a:99999", "http://a:b", "http://[::1"]),
         (

@@ -79,7 +79,7 @@ MISTAKES = {
     "an open admin listener without a token": (GOOD + "admin: {listen: 0.0.0.0:8081}\n", {9}, "token"),
     "two routes of one name": (GOOD + "  - name: products\n    upstream: catalog\n", {9}, "products"),
     "more workers without redis": (GOOD + "workers: 4\n", {9}, "workers"),
-    "what is not available yet": (GOOD + "purge_method: {allow: [127.0.0.0/8]}\n", {9}, "not available yet"),
+    "a limit that nothing fits": (GOOD + "    rate_limit: {rate: 1/s, cost: {miss: 2}}\n", {9}, "burst: 2"),
     "no routes": (GOOD[: GOOD.index("routes:")], set(), "routes"),
     "no YAML": (GOOD + "  - : [\n", set(), ""),
     "a list for a mapping": ("- listen\n", set(), ""),

@@ -115,6 +115,31 @@ async def test_a_purge_through_the_one_admin_listener_reaches_every_process(tmp_
         assert told.status == 200, told.text
 
 
+async def test_a_limit_is_one_for_all_processes_and_so_are_its_numbers(tmp_path: Path, redis_url: str) -> None:
+    limit = {"rate": "1/h", "burst": 5, "name": "few"}
+    routes = [{"name": "hot", "match": {"path": "/hot/*"}, "upstream": "origin", "rate_limit": limit}]
+    async with crew(tmp_path, redis_url, {"routes": routes}) as here:
+        here.upstream.on("/hot/a", replies("a", FRESH))
+        statuses = [(await here.get("/hot/a")).status for _ in range(40)]
+        assert statuses == [200] * 5 + [429] * 35
+        limits = json.loads((await admin(here, "/stats")).body)["limits"]
+        told = limits["routes"]["hot"]
+        assert (told["allowed"], told["refused"], told["stale"], told["alone"]) == (5, 35, 0, 0)
+        assert 1 < told["buckets"]["few"] <= WORKERS, "each that was asked remembers the client"
+        (refused,) = limits["refused"]
+        assert (refused["route"], refused["limit"], refused["client"]) == ("hot", "few", "127.0.0.1")
+        metrics = (await admin(here, "/metrics")).text
+        assert 'readthrough_limiter_decisions_total{route="hot",decision="refused"} 35\n' in metrics
+        (trips,) = [line for line in metrics.splitlines() if line.startswith("readthrough_limiter_round_trips_total{")]
+        assert 5 <= int(trips.split()[-1]) <= 40
+        described = {"url": f"http://{HOST}/hot/a", "client": "127.0.0.1"}
+        for _ in range(WORKERS):  # they are asked in turn
+            said = json.loads((await admin(here, "/explain", document=described)).body)
+            (step,) = [step for step in said["steps"] if step["step"] == "limits"]
+            assert step["here_only"]
+            assert said["answer"]["status"] == 429
+
+
 async def test_it_is_not_ready_while_one_does_not_answer(tmp_path: Path, redis_url: str) -> None:
     async with crew(tmp_path, redis_url) as here:
         stopped = (await processes(here))[2]

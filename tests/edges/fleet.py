@@ -14,7 +14,7 @@ from proxy.edges.redis_link import Link
 from proxy.edges.redis_store import RedisStore
 from proxy.flow.background import Background
 from proxy.flow.invalidation import InvalidationLog, Kind, Record
-from proxy.flow.ports import Claim, Found, Lead, Wanted
+from proxy.flow.sharing import Claim, Found, Lead, Wanted
 from proxy.rules.message import Entry, Headers
 from tests.redis_servers import Server
 from tests.rules.build import bare

@@ -464,6 +464,78 @@ async def test_an_exchange_that_cannot_begin_is_500_and_nothing_hangs(target: st
         assert await wire.closed()
 
 
+# -- exchanges that wait without a task
+
+
+class Waiting:
+    """Begins exchanges and leaves them there; the test goes on with them."""
+
+    def __init__(self) -> None:
+        self.clients: list[Client] = []
+
+    def __call__(self, request: Request, client: Client) -> Pending | None:  # noqa: ARG002 - as of any begin
+        self.clients.append(client)
+        return None
+
+
+async def test_an_exchange_that_waits_without_a_task_is_answered_in_its_turn_and_the_next_follows() -> None:
+    waiting = Waiting()
+    async with rig(waiting) as here:
+        wire = await here.connect()
+        await wire.send(get("/1") + get("/2"))
+        await until(lambda: waiting.clients)
+        await turns()
+        assert here.seen == ["/1"], "the next one is not looked at"
+        assert waiting.clients[0].resume(lambda: ok(waiting.clients[0], b"one"))
+        assert (await wire.response()).body == b"one"
+        assert here.seen == ["/1", "/2"]
+
+        async def later() -> None:
+            ok(waiting.clients[1], b"two")
+
+        assert waiting.clients[1].resume(later)
+        assert (await wire.response()).body == b"two"
+
+
+async def test_an_exchange_whose_client_has_left_does_not_go_on() -> None:
+    waiting = Waiting()
+    async with rig(waiting) as here:
+        wire = await here.connect()
+        await wire.send(get("/1"))
+        await until(lambda: waiting.clients)
+        wire.break_off()
+        await here.ended()
+        assert not waiting.clients[0].resume(lambda: pytest.fail("nobody is there"))
+
+
+async def test_an_exchange_that_cannot_go_on_is_500() -> None:
+    waiting = Waiting()
+
+    def fail() -> None:
+        raise KeyError("a bug")
+
+    async with rig(waiting) as here:
+        wire = await here.connect()
+        await wire.send(get("/1"))
+        await until(lambda: waiting.clients)
+        assert waiting.clients[0].resume(fail)
+        assert (await wire.response()).status == 500
+        assert await wire.closed()
+
+
+async def test_a_client_that_closed_its_side_gets_the_answer_that_it_waits_for_without_a_task() -> None:
+    waiting = Waiting()
+    async with rig(waiting) as here:
+        wire = await here.connect()
+        await wire.send(get("/1"))
+        await until(lambda: waiting.clients)
+        wire.shut()
+        await turns()
+        assert waiting.clients[0].resume(lambda: ok(waiting.clients[0], b"one"))
+        assert (await wire.response()).body == b"one"
+        assert await wire.closed()
+
+
 # -- refused before they are whole
 
 

@@ -1,6 +1,6 @@
 """The sweep that watches over connections sees whether the loop is late."""
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from proxy.edges.listener import Listener
 from proxy.edges.shared import SWEEP, Shared
@@ -10,13 +10,13 @@ from proxy.rules.limits import Limits
 from tests.edges.kit import until
 
 
-def _never(*_: object) -> NoReturn:
+def _never(*_: object, **__: object) -> NoReturn:
     raise AssertionError("nobody asks for anything")
 
 
 async def test_a_loop_that_was_late_is_seen_by_the_sweep() -> None:
     at = 100.0
-    listener = Listener(Shared(Heads(_never), _never, _never, _never, lambda: at, Limits()))
+    listener: Listener[Any] = Listener(Shared(Heads(_never), _never, _never, _never, lambda: at, Limits()))
     await listener.listen("127.0.0.1", 0)
     lag = listener.shared.lag
     assert sum(lag.counts) == 0, "the first sweep has nothing to be compared with"

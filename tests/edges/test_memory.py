@@ -666,6 +666,39 @@ def test_thousands_of_puts_later_the_size_is_still_exact(visits: int) -> None:
     assert (store.count, store.size) == (0, 0)
 
 
+def test_what_was_purged_gives_its_memory_back_without_being_asked_for() -> None:
+    log = InvalidationLog()
+    store = Memory(1 << 24, log)
+    for number in range(1000):
+        plain = entry(f"http://h/{number}")
+        assert store.put(tagged(plain, "even") if number % 2 == 0 else plain)
+    before = store.size
+    log.append([(Kind.TAG, "even")], AT)
+    walk = store.reclaim()
+    next(walk)
+    assert 500 < store.count < 1000, "a little at each step"
+    for number in range(100):  # what is done between two steps is not undone by the next
+        store.put(entry(f"http://h/new{number}", seq=log.position))
+        store.discard(entry(f"http://h/{2 * number + 1}"))
+    for _ in walk:
+        pass
+    assert store.count == 500
+    assert store.size < before * 0.55
+    assert len(found(store, [f"http://h/{number}" for number in range(0, 1000, 2)])) == 0
+    assert len(found(store, [f"http://h/new{number}" for number in range(100)])) == 100
+
+
+def test_a_walk_leaves_what_a_soft_record_made_stale() -> None:
+    log = InvalidationLog()
+    store = Memory(1 << 24, log)
+    store.put(tagged(entry(), "soft"))
+    log.append([(Kind.TAG, "soft")], AT, soft=True)
+    assert list(store.reclaim()) == []
+    stale = store.find("http://h/", request(), AT)
+    assert stale is not None
+    assert stale.fresh_until <= AT
+
+
 def test_a_look_at_all_variants_changes_nothing() -> None:
     log = InvalidationLog()
     store = Memory(20 * UNIT, log)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.flow.ports import Apart, Lead
+from proxy.flow.sharing import Apart, Lead
 from tests.edges.fleet import Fleet, Instance, fleet_over, sealed, until
 from tests.edges.test_codec import JSON, NUMBERS, TERMS, paid
 from tests.redis_servers import Server, single

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from proxy.flow.ports import Apart, Found, Lead
+from proxy.flow.sharing import Apart, Found, Lead
 from tests.edges.fleet import Fleet, fleet_over, until, wanted
 from tests.redis_servers import Server, single
 

@@ -16,7 +16,7 @@ from proxy.edges.redis_log import RedisLog
 from proxy.flow import follower
 from proxy.flow.background import Background
 from proxy.flow.invalidation import InvalidationLog, Kind, Target
-from proxy.flow.ports import LogUnreachable
+from proxy.flow.sharing import LogUnreachable, Places
 from proxy.rules.message import Entry
 from tests.e2e.process import eventually
 from tests.edges.redis_log_kit import entry, served, tag
@@ -513,3 +513,47 @@ async def test_what_waits_is_told_at_the_end_or_complained_about(
             await relay.cut()
             await a.told.announce([tag("x")])
         assert "will not hear of 1 invalidations" in caplog.text
+
+
+@pytest.mark.usefixtures("patient")
+async def test_how_far_everybody_has_come_can_be_asked_of_anybody(server: Server, prefix: str) -> None:
+    async with fleet(server.url, prefix, "a") as [a], Relay(server) as relay, member(relay.url, prefix, "b") as b:
+        await a.told.invalidate([tag("x")], "me", soft=False)
+        await eventually(lambda: b.told.state().number == 1, "b has applied it")
+        await settled(a, Places(1, {"a": 1, "b": 1}))
+        assert await b.told.places() == Places(1, {"a": 1, "b": 1})
+        relay.black_hole()
+        await a.told.invalidate([tag("y"), tag("z")], "me", soft=False)
+        await settled(a, Places(3, {"a": 3, "b": 1}))
+        server.ask("DEL", f"{{{prefix}}}:log", f"{{{prefix}}}:meta")  # who was known is so still, and knows nothing new
+        await eventually(lambda: a.told.state().restarts > 0, "there is another log")
+        await settled(a, Places(0, {"a": 0, "b": None}))
+        await relay.restore()
+        await settled(a, Places(0, {"a": 0, "b": 0}))
+        assert (a.told.instance, b.told.instance) == ("a", "b")
+
+
+async def settled(one: Member, places: Places) -> None:
+    async def reached() -> bool:
+        return await one.told.places() == places
+
+    await eventually(reached, f"{places}")
+
+
+async def test_how_far_anybody_has_come_is_not_known_without_redis(prefix: str) -> None:
+    with single() as server:
+        async with fleet(server.url, prefix, "a") as [a]:
+            server.kill()
+            with pytest.raises(LogUnreachable):
+                await a.told.places()
+
+
+async def test_what_others_have_put_into_redis_is_nobodys_place(server: Server, prefix: str) -> None:
+    async with fleet(server.url, prefix, "a") as [a]:
+        await settled(a, Places(0, {"a": 0}))
+        for _ in range(10):  # the heartbeat sweeps
+            server.ask("HSET", f"{{{prefix}}}:instances", "odd", "words", "late", "- 5 1")
+            assert await a.told.places() == Places(0, {"a": 0})
+        for key in ("meta", "instances"):
+            server.ask("SET", f"{{{prefix}}}:{key}", "a text")
+        assert (await a.told.places()).last == 0

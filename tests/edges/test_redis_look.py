@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.flow.invalidation import Kind
-from proxy.flow.ports import Alone, Apart, Broken, Found, Lead
+from proxy.flow.sharing import Alone, Apart, Broken, Found, Lead
 from proxy.rules.message import Reason
 from tests.edges.fleet import KEY, Fleet, fleet_over, until, validated, wanted
 from tests.redis_servers import Server, single

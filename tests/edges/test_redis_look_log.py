@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from proxy.flow.invalidation import Kind
-from proxy.flow.ports import Found, Lead
+from proxy.flow.sharing import Found, Lead
 from tests.edges.fleet import KEY, Fleet, fleet_over, until
 from tests.redis_servers import Server, single
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from proxy.edges.redis_records import Layout, as_batch, read_answer, read_batch, write_body
+from proxy.edges.redis_records import Layout, as_batch, read_answer, read_batch, read_places, write_body
 from proxy.flow.follower import Follower, Found
 from proxy.flow.invalidation import InvalidationLog, Kind, Target
+from proxy.flow.sharing import Places
 
 HEAD = b"7-e 4 b4 5 6 b6 me 1500000"
 TARGETS: Sequence[Target] = [(Kind.URL, "http://h/a"), (Kind.TAG, "\u00e4")]
@@ -64,3 +65,9 @@ def test_all_keys_of_one_log_share_a_hash_tag() -> None:
     layout = Layout("p", "me")
     assert all(key.startswith("{p}:") for key in (layout.log, layout.meta, layout.instances, *layout.progress("b")))
     assert layout.to("you") == "p:to:you"
+
+
+def test_who_has_yet_to_read_the_log_stands_nowhere() -> None:
+    assert read_places([b"7"]) == Places(7, {})
+    reply = [b"7", b"b\xff", b"-1", b"a", b"5"]
+    assert read_places(reply) == Places(7, {"a": 5, "b\ufffd": None})

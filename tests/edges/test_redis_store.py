@@ -9,7 +9,7 @@ import pytest
 
 from proxy.edges import redis_store
 from proxy.flow.invalidation import Kind
-from proxy.flow.ports import Alone, Apart, Found, Lead
+from proxy.flow.sharing import Alone, Apart, Found, Lead
 from proxy.rules.freshness import distrust
 from proxy.rules.message import Reason
 from tests.edges.fleet import KEY, Fleet, fleet_over, until, validated, varied, wanted

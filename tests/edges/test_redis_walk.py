@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from proxy.flow.ports import Apart, Found, Lead
+from proxy.flow.sharing import Apart, Found, Lead
 from tests.edges.fleet import Fleet, Instance, fleet_over
 from tests.redis_servers import Server, single
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.edges.redis_wire import Counters, Order, Unreachable, Wire
+from proxy.edges.redis_wire import Counters, Order, Taker, Unreachable, Wire
 
 DEADLINE = 0.1
 STEP = 0.001
@@ -282,14 +282,14 @@ async def test_who_gives_up_in_the_queue_is_never_sent(rig: Rig) -> None:
 
 async def test_what_waits_for_room_is_bounded_in_bytes(rig: Rig) -> None:
     rig.ask(WINDOW)
-    orders = [Order(("SET", "k", bytes(1 << 20)), rig.time.now, rig.time.create_future()) for _ in range(17)]
-    for order in orders:
-        rig.wire.send(order)
-    assert [order.future.done() for order in orders] == [False] * 15 + [True] * 2
-    assert given_up(orders[16].future)
+    futures: list[asyncio.Future[Any]] = [rig.time.create_future() for _ in range(17)]
+    for future in futures:
+        rig.wire.send(Order(("SET", "k", bytes(1 << 20)), rig.time.now, future))
+    assert [future.done() for future in futures] == [False] * 15 + [True] * 2
+    assert given_up(futures[16])
     assert not rig.wire.lost
     rig.wire.close()
-    assert all(given_up(order.future) for order in orders), "nobody is forgotten"
+    assert all(given_up(future) for future in futures), "nobody is forgotten"
 
 
 async def test_a_server_that_does_not_take_what_is_written_is_given_no_more(rig: Rig) -> None:
@@ -304,3 +304,32 @@ async def test_a_server_that_does_not_take_what_is_written_is_given_no_more(rig:
     rig.time.tick()
     rig.wire.data_received(OK)
     assert await asked[WINDOW] == b"OK"
+
+
+async def test_replies_are_handed_over_in_order_when_all_that_came_were_read(rig: Rig) -> None:
+    """Who takes one may send, or close, at once."""
+    told: list[tuple[Any, Exception | None]] = []
+
+    def take(reply: Any, error: Exception | None) -> None:  # noqa: ANN401 - RESP
+        told.append((reply, error))
+        rig.wire.order("PING")
+        rig.wire.close()
+
+    for _ in range(2):
+        rig.wire.send(Order(("PING",), rig.time.now, Taker(take)))
+    (behind,) = rig.ask()
+    rig.wire.data_received(OK * 2)
+    assert told == [(b"OK", None)] * 2
+    assert given_up(behind)
+
+
+async def test_who_takes_a_reply_is_told_of_an_error_once(rig: Rig) -> None:
+    told: list[tuple[Any, Exception | None]] = []
+    rig.wire.send(Order(("PING",), rig.time.now, Taker(lambda *word: told.append(word))))
+    rig.time.tick()
+    rig.time.go(DEADLINE * 3)
+    [(reply, error)] = told
+    assert reply is None
+    assert isinstance(error, Unreachable)
+    rig.wire.close()
+    assert len(told) == 1

@@ -33,7 +33,7 @@ def _spawn(_work: Pending, _name: str) -> asyncio.Task[None]:
 
 
 def shared(clock: FakeClock) -> Shared[Read]:
-    return Shared(Heads(Read), lambda *_: False, lambda *_: None, _spawn, clock, LIMITS)
+    return Shared(Heads(lambda request, **_: Read(request)), lambda *_: False, lambda *_: None, _spawn, clock, LIMITS)
 
 
 def test_a_sweep_looks_at_every_connection_at_one_time() -> None:

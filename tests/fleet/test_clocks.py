@@ -21,7 +21,7 @@ WITHIN = 1.0  # seconds
 NO_FAKETIME = "this test needs faketime: on Debian, apt-get install faketime"
 
 
-def _wrong_clock(seconds: int) -> dict[str, str]:
+def wrong_clock(seconds: int) -> dict[str, str]:
     """What makes a process believe in another time of day, and leaves its monotonic clock alone."""
     faketime = shutil.which("faketime")
     assert faketime, NO_FAKETIME
@@ -45,8 +45,8 @@ def _as_expires() -> list[str]:
 @pytest.mark.parametrize("fields", [_as_max_age, _as_expires], ids=["max-age", "Expires"])
 async def test_they_agree_on_freshness_within_a_second(tmp_path: Path, server: Server, fields: object) -> None:
     assert callable(fields)
-    async with fleet(tmp_path, server.url, environment=lambda at: _wrong_clock(OFFSETS[at])) as here:
-        _is_wrong(here)
+    async with fleet(tmp_path, server.url, environment=lambda at: wrong_clock(OFFSETS[at])) as here:
+        is_wrong(here)
 
         async def handler(call: Call) -> None:
             call.answer(call.path, *fields())
@@ -83,7 +83,7 @@ async def _life(here: Fleet, reader: Instance, path: str, since: float) -> float
     return asyncio.get_running_loop().time() - since
 
 
-def _is_wrong(here: Fleet) -> None:
+def is_wrong(here: Fleet) -> None:
     """The fault is there, in each of the processes: it stamps its log lines by a wrong clock."""
     for offset, one in zip(OFFSETS, here.instances, strict=True):
         assert "libfaketime" in Path(f"/proc/{one.proxy.process.pid}/maps").read_text()
@@ -93,7 +93,7 @@ def _is_wrong(here: Fleet) -> None:
 
 
 async def test_a_date_that_is_added_is_that_of_redis(tmp_path: Path, server: Server) -> None:
-    async with fleet(tmp_path, server.url, environment=lambda at: _wrong_clock(OFFSETS[at])) as here:
+    async with fleet(tmp_path, server.url, environment=lambda at: wrong_clock(OFFSETS[at])) as here:
 
         async def no_date(call: Call) -> None:
             call.answer("x", "Cache-Control: no-store")

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -15,13 +15,23 @@ from proxy.flow.breaker import Breaker
 from proxy.flow.exchange import Exchange
 from proxy.flow.fill import Fill
 from proxy.flow.flights import FlightMemory, Flights
+from proxy.flow.gate import Gate, Gates
 from proxy.flow.invalidation import InvalidationLog, Kind
-from proxy.flow.ports import Asked, Call, ClientError, OriginError, Outcome, SharedLog, SharedStore, Tunnel
+from proxy.flow.invalidator import Invalidator
+from proxy.flow.limiter import Limit, Limiter
+from proxy.flow.local_log import LocalLog
+from proxy.flow.ports import Asked, Call, ClientError, OriginError, Outcome, Tunnel
+from proxy.flow.purge import Purge
+from proxy.flow.sharing import SharedLog, SharedStore
 from proxy.flow.site import Lane, Site, Upstream
 from proxy.flow.tally import Tallies
+from proxy.flow.throttle import Throttle
+from proxy.rules.client import Networks
 from proxy.rules.keys import key_of, url_of
 from proxy.rules.message import Entry, Head, Headers, Reason, Request, fold
 from proxy.rules.policy import Policy
+from proxy.rules.purging import PurgeRule
+from proxy.rules.quota import GateRule
 from proxy.rules.report import Account
 from proxy.rules.routes import Match, Route
 
@@ -73,6 +83,7 @@ class Up:
         self.length: int | None = None
         self.close_delimited = False
         self.closed = 0  # times
+        self.on_close: Callable[[], None] | None = None
         self.over = False  # no answer will be read: it failed, or its caller went away
         self.body = bytearray()  # of the request
         self.taken = 0  # bytes of its answer's body
@@ -160,6 +171,8 @@ class Up:
 
     def close(self) -> None:
         self.closed += 1
+        if self.on_close is not None:
+            self.on_close()
         self.over = True
 
 
@@ -203,7 +216,8 @@ class FakeClient:
         self._upload = upload
         self._reads = asyncio.Event()
         self._reads.set()
-        self._gone = False
+        self._gone = self._left = False
+        self.run: Callable[[FakeClient, Coroutine[Any, Any, None] | None], FakeClient] | None = None
 
     def refuse_to_read(self) -> None:
         self._reads.clear()
@@ -218,7 +232,10 @@ class FakeClient:
 
     def leave(self) -> None:
         """The connection is lost: the exchange is ended."""
-        assert self.task is not None, "this was answered at once"
+        self._left = True
+        if self.task is None:
+            assert not self.done, "this was answered at once"
+            return  # it waits without one
         assert self.work is not None
         self.unheard |= inspect.getcoroutinestate(self.work) == inspect.CORO_CREATED
         self.task.cancel()
@@ -231,9 +248,18 @@ class FakeClient:
     @property
     def over(self) -> bool:
         """Whether nothing more will come."""
-        return self.done or self.aborted or (self.task is not None and self.task.done())
+        return self.done or self.aborted or (self._left if self.task is None else self.task.done())
 
     # -- flow.ports.Client
+
+    def resume(self, step: Callable[[], Coroutine[Any, Any, None] | None]) -> bool:
+        if self._left:
+            return False
+        assert not self.over
+        assert self.task is None
+        assert self.run is not None
+        self.run(self, step())
+        return True
 
     def put(self, head: bytes, tail: bytes) -> None:
         self.got = self._open(head, tail)
@@ -327,6 +353,11 @@ class World:
         noted: bool = True,
         shared: SharedStore | None = None,
         told: SharedLog | None = None,
+        purging: PurgeRule | None = None,
+        limits: Sequence[Limit] = (),
+        gate: GateRule | None = None,
+        upstream_gate: GateRule | None = None,
+        trusted: Networks = (),
     ) -> None:
         self.clock, self.origin, self.background = FakeClock(), FakeOrigin(), Background()
         self.log = InvalidationLog()
@@ -337,18 +368,34 @@ class World:
         self.clients: list[FakeClient] = []
         self.errors = Errors()
         self.match, self.x_cache, self.noted = Match() if match is None else match, x_cache, noted
+        self.purging, self.limits, self.trusted = purging, limits, trusted
+        self.gates, self.gate_rule = None if gate is None else Gates(gate), gate
+        self.upstream_gate = None if upstream_gate is None else Gate(upstream_gate)
         fill = Fill(self.memory, self.log, self.flights, self.background, self.clock, shared, told)
         self.tallies = Tallies(self.clock.now, self.clock.roll)
         answers = Answers(self.clock, self if noted else None, lambda: "id", self.background, self.tallies)
-        self.exchange = Exchange(self.site(policy), self.memory, self.log, self.flights, fill, answers, self.clock)
+        self.told = LocalLog(self.log, "me", self.clock.now) if told is None else told
+        purge = Purge(Invalidator(self.told, Throttle(self.clock.now)), answers, self.background)
+        self.exchange = Exchange(
+            self.site(policy), self.memory, self.log, self.flights, fill, answers, self.clock, purge
+        )
 
     def site(self, policy: Policy) -> Site:
         """A configuration of one route."""
-        route = Route("all", self.match, "up", policy, self.x_cache)
+        quotas = tuple([limit.quota for limit in self.limits])
+        route = Route("all", self.match, "up", policy, self.x_cache, quotas, self.gate_rule)
         upstream = Upstream(
-            "up", "up.internal", preserve_host=False, timeout=30.0, origin=self.origin, breaker=self.breaker
+            "up",
+            "up.internal",
+            preserve_host=False,
+            timeout=30.0,
+            origin=self.origin,
+            breaker=self.breaker,
+            gate=self.upstream_gate,
         )
-        return Site((route,), {"all": Lane(route, upstream, policy.fingerprint())})
+        limiter = Limiter("all", self.limits, self.tallies.refused, self.clock.now) if self.limits else None
+        lane = Lane(route, upstream, policy.fingerprint(), limiter, self.gates)
+        return Site((route,), {"all": lane}, self.purging, self.trusted)
 
     def record(self, outcome: Outcome) -> None:
         """flow.ports.Journal"""
@@ -375,6 +422,7 @@ class World:
     ) -> tuple[FakeClient, Coroutine[Any, Any, None] | None]:
         """A request up to where it must wait."""
         client = FakeClient(upload)
+        client.run = self.run
         self.clients.append(client)
         wanted = request(*written, method=method, target=target, host=host, length=sum(map(len, upload)))
         asked = self.exchange.read(wanted)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 
+from proxy.edges.buckets import LocalBuckets
 from proxy.flow.explain import Explainer
 from proxy.flow.explanation import (
     Act,
@@ -24,11 +25,13 @@ from proxy.flow.explanation import (
     Way,
 )
 from proxy.flow.invalidation import Kind
+from proxy.flow.limiter import Limit
 from proxy.flow.site import Lane, Site
 from proxy.rules.message import Reason, Request
 from proxy.rules.policy import KeyRule, Policy
+from proxy.rules.quota import By, GateRule, Quota
 from proxy.rules.routes import Match, Miss
-from tests.flow.kit import ETAG, FRESH, HOST, PLAIN, STALEABLE, World, request
+from tests.flow.kit import ETAG, FRESH, HOST, NOW, PLAIN, STALEABLE, FakeClient, World, request
 
 Act_ = Callable[[World], Awaitable[None]]
 
@@ -147,6 +150,9 @@ class Row:
     reply: tuple[str, ...] = (FRESH,)
     breaker: int = 1000
     told: Reason | None = None  # where the response has something to say itself
+    limits: tuple[Quota, ...] = ()
+    gate: GateRule | None = None
+    upstream_gate: GateRule | None = None
 
 
 def hit(name: str, *acts: Act_, **more: Any) -> Row:  # noqa: ANN401 - fields of Row
@@ -165,6 +171,12 @@ GZIP: Final = ("Accept-Encoding: gzip",)
 VARIED: Final = stored(FRESH, "Vary: Accept-Encoding", asking=GZIP)
 SWR: Final = "serve 200 stale-while-revalidate renews"
 EXPIRED: Final = "fetch stale expired lead"
+OVER: Final = "refuse 429 rate-limited"
+FEW: Final = Quota("few", 0.5, 3.0, hit=0.25, miss=2.0)
+STANDING_IN: Final = replace(FEW, rate=0.0625, burst=2.0, serve_stale=True)
+KEYED: Final = replace(FEW, by=By.HEADER, header="x-key")
+KEY_A: Final = ("X-Key: a",)
+DAILY: Final = replace(FEW, name="daily", rate=0.0625, burst=100.0)
 
 ROWS: Final = (
     # Fresh, or not there.
@@ -436,6 +448,88 @@ ROWS: Final = (
         breaker=1,
     ),
     miss("until it is tried again", failed(), later(6), breaker=1),
+    # Limits.
+    miss("what can be paid passes", limits=(FEW,)),
+    Row("what cannot is refused", OVER, (stored(FRESH),), target="/b", limits=(FEW,)),
+    Row("a write is too", OVER, (stored(FRESH),), method="POST", limits=(FEW,), upload=(b"x",)),
+    miss("tokens come with time", stored(FRESH), later(2), target="/b", limits=(FEW,)),
+    Row("not quite in time", OVER, (stored(FRESH), later(1.9)), target="/b", limits=(FEW,)),
+    hit("a hit costs what a hit does", stored(FRESH), limits=(FEW,)),
+    Row("and is refused where that is too much", OVER, (stored(FRESH),), limits=(replace(FEW, hit=2.0),)),
+    hit("or is for free", stored(FRESH), limits=(replace(FEW, hit=0.0, burst=2.0),)),
+    Row("a refusal costs a hit", "refuse 504 only-if-cached", asking=cc("only-if-cached"), limits=(FEW,)),
+    Row(
+        "over the limit it is another",
+        OVER,
+        (asked(), asked()),
+        target="/b",
+        asking=cc("only-if-cached"),
+        limits=(replace(FEW, hit=1.0),),
+    ),
+    Row(
+        "over the limit a stale answer stands in",
+        "serve 200 rate-limited",
+        (stored(STALE), later(1)),
+        limits=(STANDING_IN,),
+    ),
+    Row(
+        "and one that is fresh",
+        "serve 200 rate-limited",
+        (stored(FRESH),),
+        limits=(replace(STANDING_IN, hit=2.0),),
+    ),
+    Row("where there is one", OVER, (stored(STALE), later(1)), target="/b", limits=(STANDING_IN,)),
+    Row(
+        "that may be used",
+        OVER,
+        (stored("Cache-Control: max-age=10, must-revalidate"), later(11)),
+        limits=(STANDING_IN,),
+    ),
+    Row("each value of a header has its own", OVER, (asked("X-Key: a"),), target="/b", asking=KEY_A, limits=(KEYED,)),
+    miss("another value another", asked("X-Key: a"), target="/b", asking=("X-Key: b",), limits=(KEYED,)),
+    Row("who sends none is its address", OVER, (asked(),), target="/b", limits=(KEYED,)),
+    Row("all may share one", OVER, (asked("X-Key: a"),), target="/b", limits=(replace(FEW, by=By.ROUTE),)),
+    miss("of several all pass", limits=(FEW, DAILY)),
+    Row("or the one that does not refuses", OVER, (stored(FRESH),), target="/b", limits=(DAILY, FEW)),
+    Row(
+        "and tells the longest wait",
+        OVER,
+        (stored(FRESH), later(1)),
+        target="/b",
+        limits=(FEW, replace(DAILY, burst=3.0)),
+    ),
+    Row(
+        "the first that refuses says whether something stale will do",
+        "serve 200 rate-limited",
+        (stored(STALE), later(1)),
+        limits=(replace(DAILY, burst=3.0, serve_stale=True), FEW),
+    ),
+    Row(
+        "or not",
+        OVER,
+        (stored(STALE), later(1)),
+        limits=(FEW, replace(DAILY, burst=3.0, serve_stale=True)),
+    ),
+    Row(
+        "with too much under way", "refuse 503 concurrency-limited", (flying(),), target="/b", gate=GateRule(1, 0, 1.5)
+    ),
+    hit("a hit needs no place", stored(FRESH), asked(*cc("no-cache")), gate=GateRule(1, 0)),
+    Row("a place that is left is free", "fetch uri-miss not-stored lead", (asked(),), target="/b", gate=GateRule(1, 0)),
+    Row(
+        "a busy upstream is spared", "refuse 503 upstream-busy", (flying(),), target="/b", upstream_gate=GateRule(1, 0)
+    ),
+    Row(
+        "where something stale will do it does",
+        "serve 200 stale-if-error",
+        (stored(STALE), flying("Cookie: a=1", *cc("no-cache")), later(1)),
+        upstream_gate=GateRule(1, 0),
+    ),
+    Row(
+        "nobody who joins needs a place there",
+        "fetch uri-miss not-stored join",
+        (flying(),),
+        upstream_gate=GateRule(1, 0),
+    ),
 )
 
 
@@ -469,7 +563,12 @@ def state(w: World, key: str) -> tuple[object, ...]:
         (w.memory.count, w.memory.size, w.log.position, len(w.background), len(f), f.memory.used),
         (dict(f.unshareable._until), dict(f.failed._until)),  # noqa: SLF001 - nobody else may see all of them
         (w.breaker._probing, w.breaker.opened, len(w.outcomes), len(w.calls)),  # noqa: SLF001 - likewise
+        [list(map(dict, limit.buckets._shards)) for limit in limits_of(w)],  # type: ignore[attr-defined] # noqa: SLF001 - likewise
     )
+
+
+def limits_of(w: World) -> Sequence[Limit]:
+    return [limit for lane in w.exchange.site.lanes.values() if lane.limiter for limit in lane.limiter.limits]
 
 
 async def agrees(w: World, row: Row) -> Explanation:
@@ -479,9 +578,9 @@ async def agrees(w: World, row: Row) -> Explanation:
     wanted: Request = request(*asking, method=row.method, target=row.target, host=row.host, length=length)
     key = w.exchange.read(wanted).key
     before = state(w, key)
-    explanation = explainer(w).explain(wanted)
+    explanation = explainer(w).explain(wanted, FakeClient.peer)
     assert state(w, key) == before, "it changed something"
-    assert explainer(w).explain(wanted) == explanation
+    assert explainer(w).explain(wanted, FakeClient.peer) == explanation
     calls = len(w.calls)
     client = w.ask(*asking, method=row.method, target=row.target, host=row.host, upload=row.upload)
     await w.idle()
@@ -511,6 +610,8 @@ async def agrees(w: World, row: Row) -> Explanation:
         same(answer, client.status, account.reason, client.fields.get("cache-status"))
         assert bool(new) == answer.renews
         assert answer.age == (None if answer.act is Act.REFUSE else int(client.fields["age"]))
+        after = client.fields.get("retry-after")
+        assert answer.retry_after == (None if after is None else int(after))
     return explanation
 
 
@@ -520,7 +621,15 @@ def same(answer: Answer, status: int | None, reason: Reason, cache_status: str |
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
 async def test_what_is_explained_is_what_happens(row: Row) -> None:
-    async with World(row.policy, match=row.match, breaker=row.breaker) as w:
+    limits = [Limit(quota, LocalBuckets(quota.rate, quota.burst, lambda: NOW)) for quota in row.limits]
+    async with World(
+        row.policy,
+        match=row.match,
+        breaker=row.breaker,
+        limits=limits,
+        gate=row.gate,
+        upstream_gate=row.upstream_gate,
+    ) as w:
         for act in row.acts:
             await act(w)
         explanation = await agrees(w, row)
@@ -569,7 +678,9 @@ def step(explanation: Explanation, name: Step) -> Any:  # noqa: ANN401 - whichev
 async def test_the_steps_come_in_their_order() -> None:
     async with World() as w:
         await w.store(FRESH)
-        assert [found.step for found in explainer(w).explain(request()).steps] == list(Step)
+        assert [found.step for found in explainer(w).explain(request()).steps] == [
+            step for step in Step if step not in (Step.PURGE, Step.LIMITS)
+        ]
 
 
 async def test_an_uncached_route_has_nothing_to_say_of_what_is_stored() -> None:

@@ -7,7 +7,19 @@ import orjson
 import pytest
 
 from proxy.flow import explanation as module
-from proxy.flow.explanation import HIDDEN, Act, Answer, AsRead, Compared, Decision, Explanation, Step, compared, told
+from proxy.flow.explanation import (
+    HIDDEN,
+    Act,
+    Answer,
+    AsRead,
+    Compared,
+    Decision,
+    Explanation,
+    Step,
+    compared,
+    told,
+    told_key,
+)
 from proxy.rules.message import Reason
 
 
@@ -37,7 +49,10 @@ def test_it_is_json_as_it_is() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["authorization", "cookie", "proxy-authorization", "x-api-key", "x-apikey", "x-auth", "x-session-id", "token"],
+    [
+        *("authorization", "cookie", "proxy-authorization", "x-api-key", "x-apikey", "x-auth", "x-session-id", "token"),
+        *("x-access-key", "x-jwt-assertion", "x-hub-signature", "x-client-credential"),
+    ],
 )
 def test_what_is_somebodys_own_is_hidden(name: str) -> None:
     assert told(name, "s3cret") == HIDDEN
@@ -49,6 +64,13 @@ def test_what_is_somebodys_own_is_hidden(name: str) -> None:
 def test_what_tells_variants_apart_is_not(name: str) -> None:
     assert told(name, "de") == "de"
     assert compared(((name, "\0"),), ((name, ""),)) == (Compared(name, None, "", same=False),)
+
+
+def test_a_key_is_told_without_what_is_somebodys_own() -> None:
+    assert told_key("http://a/?x=1") == "http://a/?x=1"
+    assert told_key("http://a/\nx-tenant=t=1\nx-api-key=s3cret=2\nx-empty=") == (
+        "http://a/\nx-tenant=t=1\nx-api-key=(hidden)\nx-empty="
+    )
 
 
 def test_the_decisions_are_frozen_and_slotted() -> None:

@@ -1,12 +1,13 @@
 """What fetches leave behind: refreshes, bridges over failures, and what other methods do to what is stored."""
 
 from dataclasses import replace
+from typing import Final
 
 import pytest
 
 from proxy.flow.flights import FAILED_SECONDS
 from proxy.rules.message import Reason
-from tests.flow.kit import ETAG, FRESH, HOST, PLAIN, STALEABLE, World
+from tests.flow.kit import ETAG, FRESH, HOST, PLAIN, STALEABLE, World, request
 
 SIE: str = "Cache-Control: max-age=60, stale-if-error=60"
 SWR: str = "Cache-Control: max-age=60, stale-while-revalidate=60"
@@ -351,12 +352,89 @@ async def test_what_the_answer_points_to_goes_too_on_the_same_origin(field: str,
 
 async def test_unsafe_methods_invalidate_nothing_where_the_operator_says_so() -> None:
     async with World(replace(PLAIN, unsafe_invalidates=False)) as w:
-        await w.store(FRESH)
+        await w.store(FRESH, 'Cache-Groups: "news"')
         w.ask(method="POST")
         await w.idle()
-        w.last.reply()
+        w.last.reply('Cache-Group-Invalidation: "news"')
         await w.idle()
         assert _body(w) == b"old"
+
+
+# -- groups: RFC 9875 section 3
+
+GROUPS: Final = 'Cache-Group-Invalidation: "news", "sport"'
+
+
+async def _grouped(w: World) -> None:
+    """One thing of each group, one of both, one of none, one of a group of that name elsewhere, and mere tags."""
+    await w.store(FRESH, 'Cache-Groups: "news"', target="/news")
+    await w.store(FRESH, 'Cache-Groups: "x", "sport";a="b"', target="/sport")
+    await w.store(FRESH, 'Cache-Groups: "news", "sport"', target="/both")
+    await w.store(FRESH, 'Cache-Groups: "News", "b"', target="/other")
+    await w.store(FRESH, target="/none")
+    await w.store(FRESH, "Surrogate-Key: news sport", "Cache-Tag: news", target="/tags")
+    client = w.ask(target="/far", host="far.example")
+    await w.idle()
+    w.last.reply(FRESH, 'Cache-Groups: "news"', body=b"old")
+    await w.idle()
+    assert client.status == 200
+
+
+def _left(w: World) -> set[str]:
+    targets = ("/news", "/sport", "/both", "/other", "/none", "/tags")
+    left = {target for target in targets if w.stored(target=target) is not None}
+    far = w.memory.find("http://far.example/far", request(target="/far", host="far.example"), w.clock.at)
+    return left | ({"/far"} if far is not None else set())
+
+
+async def test_the_groups_that_an_answer_names_go_too_on_their_origin_alone() -> None:
+    async with World() as w:
+        await _grouped(w)
+        client = w.ask(method="POST", target="/form")
+        await w.idle()
+        w.last.reply(GROUPS)
+        await w.idle()
+        assert _left(w) == {"/other", "/none", "/tags", "/far"}
+        assert client.fields["cache-group-invalidation"] == '"news", "sport"', "other caches want to know it too"
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "field"),
+    [
+        pytest.param("GET", 200, GROUPS, id="a safe method"),
+        pytest.param("HEAD", 200, GROUPS, id="a HEAD"),
+        pytest.param("OPTIONS", 200, GROUPS, id="another safe one"),
+        pytest.param("POST", 404, GROUPS, id="a request that failed"),
+        pytest.param("POST", 500, GROUPS, id="an upstream that failed"),
+        pytest.param("POST", 200, "Cache-Group-Invalidation: news", id="what is no list of strings"),
+        pytest.param("POST", 200, 'Cache-Group-Invalidation: "news", x', id="not even in part (RFC 9651 4.2)"),
+        pytest.param("POST", 200, 'Cache-Groups: "news"', id="the groups that an answer is in itself"),
+    ],
+)
+async def test_of_all_else_no_group_goes(method: str, status: int, field: str) -> None:
+    async with World() as w:
+        await _grouped(w)
+        w.ask("Cache-Control: no-cache", method=method, target="/form")
+        await w.idle()
+        w.last.reply(field, status=status)
+        await w.idle()
+        assert _left(w) == {"/news", "/sport", "/both", "/other", "/none", "/tags", "/far"}
+
+
+async def test_a_fetch_in_the_air_is_overtaken_by_its_group() -> None:
+    async with World() as w:
+        w.ask()
+        await w.idle()
+        get = w.last
+        get.answer(FRESH, 'Cache-Groups: "news"', length=3)
+        await w.idle()
+        w.ask(method="POST", target="/form")
+        await w.idle()
+        w.last.reply(GROUPS)
+        await w.idle()
+        get.end(b"old")
+        await w.idle()
+        assert _body(w) is None
 
 
 # -- HEAD: RFC 9111 section 4.3.5

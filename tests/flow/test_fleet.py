@@ -1,15 +1,17 @@
 """Other instances, as the flow sees them: a shared store whose every answer is a gate."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from proxy.flow.fill import MAX_GROUPS
 from proxy.flow.invalidation import Kind, Target
-from proxy.flow.ports import Alone, Apart, Broken, Claim, Found, Lead, Lease, Progress, Wanted
+from proxy.flow.sharing import Alone, Apart, Broken, Claim, Found, Lead, Lease, Progress, Rest, Wanted
 from proxy.rules.message import Entry, Reason
-from tests.flow.kit import ETAG, FRESH, PLAIN, STALEABLE, URL, World
+from tests.flow.kit import ETAG, FRESH, HOST, PLAIN, STALEABLE, URL, World
 
 PRIVATE = "Cache-Control: private"
+GROUPS = 'Cache-Group-Invalidation: "news", "sport"'
 
 
 class FakeLease:
@@ -22,7 +24,7 @@ class FakeLease:
 
 
 class FakeShared:
-    """flow.ports.SharedStore, for one test: who waits for the same shares one claim."""
+    """flow.sharing.SharedStore, for one test: who waits for the same shares one claim."""
 
     def __init__(self) -> None:
         self.asked: list[Wanted] = []
@@ -30,6 +32,19 @@ class FakeShared:
         self.ended: dict[Lease, Alone | Broken | Apart] = {}
         self.dropped: list[Entry] = []
         self._claim: asyncio.Future[Claim] | None = None
+
+    def look(self, wanted: Wanted, then: Callable[[Found | Rest], None]) -> None:
+        claim = asyncio.ensure_future(self.claim(wanted, 30.0))
+
+        async def rest(within: float) -> Claim:
+            assert within == 30.0, "the upstream's time-out"
+            return claim.result()
+
+        def looked(_: asyncio.Future[Claim]) -> None:
+            found = claim.result()
+            then(found if isinstance(found, Found) else rest)
+
+        claim.add_done_callback(looked)
 
     async def claim(self, wanted: Wanted, within: float) -> Claim:
         assert within == 30.0, "the upstream's time-out"
@@ -64,14 +79,16 @@ class FakeShared:
 
 
 class FakeLog:
-    """flow.ports.SharedLog: what it was told, and a gate."""
+    """flow.sharing.SharedLog: what it was told, and a gate."""
 
     def __init__(self) -> None:
         self.told: list[Target] = []
+        self.batches: list[list[Target]] = []
         self.gate = asyncio.Event()
 
     async def announce(self, targets: Sequence[Target]) -> None:
         self.told += targets
+        self.batches.append(list(targets))
         await self.gate.wait()
 
     async def invalidate(self, targets: Sequence[Target], who: str, *, soft: bool) -> str:
@@ -481,6 +498,37 @@ async def test_others_are_told_of_an_unsafe_request_before_its_client_is() -> No
         assert post.status == 204
 
 
+async def test_urls_and_groups_are_one_batch_which_others_hear_of_before_the_client_does() -> None:
+    told = FakeLog()
+    async with World(told=told) as w:
+        await w.store(FRESH, 'Cache-Groups: "news"')
+        post = w.ask(method="POST", target="/form")
+        await w.idle()
+        w.last.reply(GROUPS, "Location: /new", status=201)
+        await w.idle()
+        origin = f"http://{HOST}"
+        urls = [(Kind.URL, f"{origin}/form"), (Kind.URL, f"{origin}/new")]
+        assert told.batches == [[*urls, (Kind.TAG, f"{origin} news"), (Kind.TAG, f"{origin} sport")]]
+        assert (w.stored(), post.status) == (None, None)
+        told.gate.set()
+        await w.idle()
+        assert post.status == 201
+
+
+async def test_more_groups_than_are_remembered_by_name_are_all_of_their_host() -> None:
+    told = FakeLog()
+    told.gate.set()
+    async with World(told=told) as w:
+        for count in (MAX_GROUPS, MAX_GROUPS + 1):
+            w.ask(method="POST", target="/form")
+            await w.idle()
+            w.last.reply("Cache-Group-Invalidation: " + ", ".join(f'"{i}"' for i in range(count)))
+            await w.idle()
+        first, second = told.batches
+        assert [kind for kind, _ in first] == [Kind.URL, *[Kind.TAG] * MAX_GROUPS]
+        assert second == [(Kind.URL, f"http://{HOST}/form"), (Kind.HOST, HOST)]
+
+
 async def test_a_client_that_leaves_meanwhile_leaves_nothing_open() -> None:
     told = FakeLog()
     async with World(told=told) as w:
@@ -491,3 +539,30 @@ async def test_a_client_that_leaves_meanwhile_leaves_nothing_open() -> None:
         post.leave()
         await w.idle()
         assert w.last.closed == 1
+
+
+async def test_a_client_that_leaves_before_others_have_said_what_they_have_is_noted_and_leads_nothing() -> None:
+    w, shared = fleet()
+    async with w:
+        client = w.ask()
+        await w.idle()
+        client.leave()
+        lease = shared.lead()
+        await w.idle()
+        assert w.calls == []
+        assert lease.free
+        assert [(seen.status, seen.account.reason, seen.complete) for seen in w.outcomes] == [
+            (499, Reason.CLIENT_GONE, False)
+        ]
+
+
+async def test_what_others_have_is_answered_without_a_task_where_it_is_small() -> None:
+    entry = await elsewhere(FRESH)
+    w, shared = fleet()
+    async with w:
+        client, work = w.plan()
+        assert work is None
+        await w.idle()
+        shared.say(Found(entry))
+        await w.idle()
+        assert (client.done, client.task) == (True, None)

@@ -29,9 +29,11 @@ class Read:
 
     def __init__(self) -> None:
         self.times = self.collections = 0
+        self.trusted: list[bool] = []
         self.heads = Heads(self._look, self._collect)
 
-    def _look(self, request: Request) -> Looked:
+    def _look(self, request: Request, *, trusted: bool) -> Looked:
+        self.trusted.append(trusted)
         self.times += 1
         return Looked(request)
 
@@ -146,7 +148,7 @@ def test_where_as_many_heads_are_freed_as_are_kept_the_collector_has_few_to_walk
         walked.append(len(gc.get_objects(0)) + len(gc.get_objects(1)))
         gc.collect()
 
-    heads = Heads(Looked, collect)
+    heads = Heads(lambda request, **_: Looked(request), collect)
     gc.collect()
     for number in range(1000):
         raw = raw_head(HOST, *[f"X-{field}: {number}" for field in range(10)])

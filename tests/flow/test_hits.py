@@ -313,11 +313,11 @@ async def test_what_is_said_again_within_its_second_is_not_made_again() -> None:
     async with World(noted=False) as w:
         await filled(w, FRESH, body=b"x", status=200, after=0.3)
         known = w.exchange.read(request())
-        for said_again in (0, 1, 2):
+        for pending in (1, 2, 3):
             client = FakeClient()
             w.clients.append(client)
             assert w.exchange.hit(known, client)
-            assert known.hits == said_again
+            assert known.hits == pending
 
 
 async def test_a_full_memory_is_not_emptied_by_what_it_holds_already() -> None:

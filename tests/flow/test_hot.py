@@ -70,3 +70,16 @@ def test_it_counts_on_after_years() -> None:
     hot.add("a", 2)
     hot.add("c")
     assert [key.key for key in hot.top(2)] == ["a", "c"]
+
+
+@pytest.mark.parametrize("silence", [3 * 86_400.0, 4 * 86_400.0, 10 * 365 * 86_400.0])
+def test_after_a_silence_of_any_length_it_counts_on(silence: float) -> None:
+    time = Time()
+    hot = HotKeys(time.now)
+    hot.add("before", 1e9)
+    time.at += silence
+    hot.add("a", 3)
+    hot.add("b", 2)
+    assert [key.key for key in hot.top(2)] == ["a", "b"]
+    time.at += silence
+    assert all(key.rate < 1e-6 for key in hot.top(3))

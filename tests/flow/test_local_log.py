@@ -5,6 +5,7 @@ import pytest
 from proxy.flow import local_log
 from proxy.flow.invalidation import InvalidationLog, Kind
 from proxy.flow.local_log import LocalLog
+from proxy.flow.sharing import Places
 from tests.edges.redis_log_kit import entry, tag
 
 
@@ -64,3 +65,12 @@ async def test_nothing_is_no_batch() -> None:
     _, told = local()
     with pytest.raises(ValueError, match="nothing"):
         await told.invalidate([], "somebody", soft=False)
+
+
+async def test_the_only_one_is_always_in_step() -> None:
+    log, told = local()
+    assert await told.places() == Places(0, {"me": 0})
+    await told.invalidate([tag("x"), tag("y")], "somebody", soft=False)
+    assert await told.places() == Places(log.position, {"me": log.position})
+    assert log.position == 2
+    assert told.instance == "me"

@@ -9,6 +9,7 @@ from proxy.flow.breaker import Breaker
 from proxy.flow.site import Asked, Lane, Site, Upstream, read
 from proxy.rules.message import Reason, Request
 from proxy.rules.policy import KeyRule, Policy
+from proxy.rules.purging import PurgeRule
 from proxy.rules.report import Account
 from proxy.rules.routes import Match, Route
 from proxy.rules.wire import field_lines
@@ -80,6 +81,15 @@ def test_a_request_is_routed_and_keyed() -> None:
 def test_what_no_route_takes_has_no_lane_and_is_not_plain(asked: Request, match: Match, allow: tuple[str, ...]) -> None:
     got = _asked(asked, match=match)
     assert (got.lane, got.allow, got.plain) == (None, allow, False)
+
+
+def test_where_some_may_purge_a_purge_is_theirs_to_ask_for_and_still_no_routes() -> None:
+    rule = PurgeRule(())
+    route = Route("all", Match(), "up", PLAIN)
+    site = replace(_site(route), purging=rule)
+    got = read(site, request(method="PURGE"))
+    assert (got.lane, got.purging, got.plain) == (None, rule, False)
+    assert read(site, request()).purging is None
 
 
 SHARING: Final = replace(PLAIN, share_credentials=True)

@@ -25,6 +25,9 @@ RESULTS = {
     Account(Reason.ABORTED, None, Fwd.URI_MISS): Result.ERROR,
     Account(Reason.NO_ROUTE): Result.REFUSED,
     Account(Reason.ONLY_IF_CACHED): Result.REFUSED,
+    Account(Reason.NOT_ALLOWED): Result.REFUSED,
+    Account(Reason.BAD_REQUEST): Result.REFUSED,
+    Account(Reason.PURGED): Result.PURGED,
     Account(Reason.CLIENT_GONE, None, Fwd.URI_MISS): Result.GONE,
     Account(Reason.MALFORMED, None, Fwd.METHOD): Result.GONE,
 }

@@ -376,6 +376,17 @@ def test_a_variant_is_selected_by_whoever_has_its_values(
             {"cache-groups": '"a", "b c"'}, ("http://h a", "http://h b c"), id="a group has its origin (9875 2)"
         ),
         pytest.param({"cache-groups": "a"}, (), id="a group is a string (RFC 9875 2)"),
+        pytest.param({"cache-groups": '"a", b'}, (), id="a list with anything else in it is none (RFC 9651 4.2)"),
+        pytest.param({"cache-groups": '"a",'}, (), id="nor is one that goes on with nothing"),
+        pytest.param({"cache-groups": '"a" "b"'}, (), id="nor strings without a comma"),
+        pytest.param({"cache-groups": '"a'}, (), id="nor one that does not end"),
+        pytest.param({"cache-groups": '"\u00e4"'}, (), id="nor one beyond ASCII"),
+        pytest.param({"cache-groups": "  "}, (), id="an empty list has no groups"),
+        pytest.param(
+            {"cache-groups": '"a";p="b" ,\t"c";q'}, ("http://h a", "http://h c"), id="parameters are no groups"
+        ),
+        pytest.param({"cache-groups": r'"a\"b\\"'}, ('http://h a"b\\',), id="a group is what the string stands for"),
+        pytest.param({"cache-groups": '"A", "a"'}, ("http://h A", "http://h a"), id="case matters (RFC 9875 2.1)"),
         pytest.param(
             {"cache-tag": "b", "cache-groups": '"c"', "surrogate-key": "a"}, ("a", "b", "http://h c"), id="all together"
         ),

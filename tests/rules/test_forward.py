@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from proxy.rules.forward import forwarded_headers
+from proxy.rules.forward import forwarded_headers, in_trace
 from proxy.rules.message import Entry, Headers, Request
 from tests.rules.build import date, entry, lines, request
 
@@ -175,3 +175,8 @@ def test_via_says_which_version_was_received_behind_what_others_wrote() -> None:
 def test_a_request_id_is_taken_over_or_made() -> None:
     assert values(sent(request("X-Request-ID: theirs")), "x-request-id") == ["theirs"]
     assert values(sent(request()), "x-request-id") == ["id-1"]
+
+
+def test_the_fields_of_a_trace_stand_in_place_of_the_clients_however_spelled() -> None:
+    headers = (("Host", "a"), ("TraceParent", "theirs"), ("X", "1"), ("tracestate", "theirs"), ("tracestate", "more"))
+    assert in_trace(headers, (("traceparent", "ours"),)) == (("Host", "a"), ("X", "1"), ("traceparent", "ours"))

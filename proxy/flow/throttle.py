@@ -1,4 +1,4 @@
-"""How many values may be invalidated in a while, so that whoever holds the token cannot empty every cache by haste."""
+"""How many values may be invalidated in a while, so that whoever may do it cannot empty every cache by haste."""
 
 from collections.abc import Callable
 from typing import Final

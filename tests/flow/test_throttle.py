@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.admin.batch import MAX_VALUES
-from proxy.admin.throttle import BURST, Throttle
+from proxy.flow.throttle import BURST, Throttle
 
 
 def test_the_burst_goes_at_once_and_then_as_much_as_has_come_since() -> None:
