@@ -4,7 +4,7 @@ A bucket is kept as the moment at which it is full again (GCRA: ATM Forum, Traff
 so one whose moment has passed is forgotten without loss.
 """
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -23,14 +23,15 @@ class LocalBuckets:
     is new begins with a debt like that: no one gets rid of theirs by being crowded out.
     """
 
-    __slots__ = ("_burst", "_depth", "_level", "_most", "_now", "_rate", "_shards", "_token")
+    __slots__ = ("_burst", "_depth", "_level", "_most", "_now", "_rate", "_shards", "_token", "_turns")
 
     def __init__(self, rate: float, burst: float, now: Callable[[], float], *, most: int = MOST) -> None:
         self._rate, self._burst, self._now = rate, burst, now
         self._most = max(1, most // _SHARDS)  # in each shard
         self._token = 1 / rate  # seconds
         self._depth = burst / rate  # seconds from empty to full
-        self._shards: tuple[OrderedDict[str, float], ...] = tuple([OrderedDict() for _ in range(_SHARDS)])
+        self._shards: tuple[dict[str, float], ...] = tuple([{} for _ in range(_SHARDS)])
+        self._turns: tuple[deque[str], ...] = tuple([deque() for _ in range(_SHARDS)])  # in which each is looked at
         self._level = float("-inf")  # when the buckets of those who are not here are full
 
     def take(self, client: str, cost: float, now: float) -> float:
@@ -38,7 +39,7 @@ class LocalBuckets:
         buckets = self._shards[hash(client) % _SHARDS]
         full_at = buckets.get(client)
         if full_at is None:
-            return self._begin(buckets, client, cost, now)
+            return self._begin(client, cost, now)
         if full_at < now:  # noqa: PLR1730 - max() takes longer than all else here
             full_at = now
         full_at += cost * self._token
@@ -48,28 +49,31 @@ class LocalBuckets:
         buckets[client] = full_at
         return -over * self._rate if over < 0.0 else 0.0
 
-    def _begin(self, buckets: OrderedDict[str, float], client: str, cost: float, now: float) -> float:
+    def _begin(self, client: str, cost: float, now: float) -> float:
         full_at = max(self._level, now) + cost * self._token
         over = full_at - now - self._depth
         if over > _SLACK:
             return -over
-        self._forget(buckets, now)
-        buckets[client] = full_at
+        at = hash(client) % _SHARDS
+        self._forget(self._shards[at], self._turns[at], now)
+        self._shards[at][client] = full_at
+        self._turns[at].append(client)
         return max(0.0, -over * self._rate)
 
-    def _forget(self, buckets: OrderedDict[str, float], now: float) -> None:
-        """Make room: of the oldest those who are full again, and if need be the least indebted."""
-        crowded = len(buckets) >= self._most
-        least, its_full_at = "", float("inf")
-        for _ in range(min(_COMPARED if crowded else _LOOKED_AT, len(buckets))):
-            client, full_at = buckets.popitem(last=False)
-            if full_at > now:
-                buckets[client] = full_at  # behind all others: the next look is at somebody else
-                if full_at < its_full_at:
-                    least, its_full_at = client, full_at
+    def _forget(self, buckets: dict[str, float], turns: deque[str], now: float) -> None:
+        """Make room: of the next in turn those who are full again, and if need be the least indebted."""
+        owing = []
+        for _ in range(min(_LOOKED_AT if len(buckets) < self._most else _COMPARED, len(buckets))):
+            client = turns.popleft()
+            if buckets[client] > now:
+                owing.append(client)
+            else:
+                del buckets[client]
         if len(buckets) >= self._most:
-            del buckets[least]
-            self._level = max(self._level, its_full_at)
+            least = min(owing, key=buckets.__getitem__)
+            self._level = max(self._level, buckets.pop(least))
+            owing.remove(least)
+        turns.extend(owing)
 
     async def ask(self, client: str, cost: float) -> float:
         """See flow.ports.Buckets: nobody else has to be asked."""

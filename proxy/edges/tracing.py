@@ -101,7 +101,8 @@ class OpenTelemetry:
         decision = self._sampler.should_sample(context, trace_id, "request", SpanKind.SERVER)
         if decision.decision is not _YES:
             return None
-        self._ids.next_trace = trace_id
+        if not context:
+            self._ids.next_trace = trace_id
         method = request.method if request.method in _METHODS else "_OTHER"
         attributes: dict[str, str | int] = {
             "http.request.method": method,

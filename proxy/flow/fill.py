@@ -1,11 +1,12 @@
 """Fetch, admit, store: what a flight does, and what every call upstream has in common."""
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
+from proxy.flow import traced
 from proxy.flow.background import Background
 from proxy.flow.flights import (
     FAILED_SECONDS,
@@ -32,12 +33,12 @@ from proxy.flow.sharing import (
     SharedStore,
     Wanted,
 )
-from proxy.flow.site import Upstream, Visit
-from proxy.flow.tracing import Step, TraceSpan
+from proxy.flow.site import Visit
+from proxy.flow.tracing import Step
 from proxy.rules import admit
 from proxy.rules.admit import Fetched, Freshen, Pass, UseStale, complete, on_head, on_response
 from proxy.rules.fields import group_tags
-from proxy.rules.forward import forwarded_headers, in_trace
+from proxy.rules.forward import forwarded_headers
 from proxy.rules.keys import same_origin_target
 from proxy.rules.lookup import SAFE_METHODS, Fetch, has_credentials
 from proxy.rules.message import Entry, Fwd, Headers, Reason
@@ -50,7 +51,6 @@ _TELL_AGAIN: Final = 10.0  # seconds before the same trouble of the same upstrea
 _OUTAGES: Final = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.TIMEOUT})
 _ASKERS_OWN: Final = frozenset({Reason.AUTHORIZATION, Reason.CREDENTIALS})  # says nothing of what others may have
 MAX_GROUPS: Final = 256  # invalidated by one answer, each by itself; RFC 9875 section 3 asks for 32
-_ABANDONED: Final = "abandoned"  # what traces are told of work that nobody waits for any more
 _OF_THE_RESOURCE: Final = frozenset({404, 405, 410, 414})  # other 4xx speak of one request, not of what is there
 
 
@@ -80,7 +80,7 @@ class Fill:
         wanted = None if shared is None else self._wanted(visit, plan)
         if shared is None or wanted is None:
             return False
-        shared.look(wanted, then if visit.span is None else partial(_looked, visit.span.step(Step.SHARED), then))
+        shared.look(wanted, then if visit.span is None else partial(traced.looked, visit.span.step(Step.SHARED), then))
         return True
 
     def found(self, entry: Entry) -> bool:
@@ -117,7 +117,7 @@ class Fill:
             claim: Claim = looked
         else:
             asking = self._shared.claim(wanted, timeout) if looked is None else looked(timeout)
-            claim = await (asking if visit.span is None else _traced(asking, visit.span.step(Step.SHARED)))
+            claim = await (asking if visit.span is None else traced.asked(asking, visit.span.step(Step.SHARED)))
         match claim:
             case Found(entry) if not self.found(entry):
                 return Apart()
@@ -220,7 +220,7 @@ class Fill:
                 flight.settle(Failed(Reason.INTERNAL))
             flight.end(Reason.INTERNAL)  # cancelled, or a bug of ours: nobody may wait for ever
             if flight.span is not None:
-                flight.span.end(*_outcome(flight))
+                flight.span.end(*traced.outcome(flight))
 
     async def _send(self, flight: Flight, visit: Visit, base: Entry | None) -> Answer:
         headers = self._headers(visit, narrow=False, base=base)
@@ -341,7 +341,8 @@ class Fill:
             if visit.span is None:
                 answer = await self._fetch(visit.lane.upstream.origin, gate, call)
             else:
-                answer = await self._traced(visit.span, visit.lane.upstream, call)
+                fetch = partial(self._fetch, visit.lane.upstream.origin, gate)
+                answer = await traced.called(visit.span, visit.lane.upstream, call, fetch)
         except OriginError as error:
             self._tell(visit.lane.upstream.name, error)
             if error.reason in _OUTAGES:
@@ -354,22 +355,6 @@ class Fill:
             raise
         breaker.succeeded()
         tally.durations.observe(self._clock.now() - began)
-        return answer
-
-    async def _traced(self, span: TraceSpan, upstream: Upstream, call: Call) -> Answer:
-        """As a part of its trace, to the end of the answer."""
-        part = span.call(call.method, call.target, upstream.name, upstream.host)
-        try:
-            sent = replace(call, headers=in_trace(call.headers, part.outbound))
-            answer = await self._fetch(upstream.origin, upstream.gate, sent)
-        except OriginError as error:
-            part.end(error=error.reason)
-            raise
-        except BaseException:
-            part.end(_ABANDONED)
-            raise
-        part.head(answer.head.status)
-        answer.on_close = partial(_closed, part, answer.on_close)
         return answer
 
     async def _fetch(self, origin: Origin, gate: Gate | None, call: Call) -> Answer:
@@ -479,36 +464,3 @@ class Fill:
             tags=visit.tags,
             roll=self._clock.roll(),
         )
-
-
-def _looked(span: TraceSpan, then: Callable[[Found | Rest], None], looked: Found | Rest) -> None:
-    span.end("found" if isinstance(looked, Found) else "not found")
-    then(looked)
-
-
-async def _traced(asking: Coroutine[Any, Any, Claim], span: TraceSpan) -> Claim:
-    try:
-        claim = await asking
-        span.end(type(claim).__name__.lower())
-        return claim
-    finally:
-        span.end(_ABANDONED)
-
-
-def _closed(span: TraceSpan, then: Callable[[], None] | None) -> None:
-    span.end()
-    if then is not None:
-        then()
-
-
-def _outcome(flight: Flight) -> tuple[str, Reason | None]:
-    """What has come of a flight, in a word, and what went wrong."""
-    match flight.arrival:
-        case Landed(_, _, stale, _):
-            return "bridged" if stale else "validated", None
-        case Streaming(_, _, _, draft, _, _) if flight.broke is None:
-            return "stored" if draft is not None and flight.kept else "relayed", None
-        case Streaming() if flight.broke is Reason.INTERNAL:  # the last who read it has left
-            return _ABANDONED, None
-        case _:
-            return "failed", flight.broke

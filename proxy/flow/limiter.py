@@ -9,6 +9,7 @@ from proxy.flow.hot import HotKeys
 from proxy.flow.ports import Buckets
 from proxy.rules.quota import Quota, network_of
 
+_MANY: Final = 4096  # of each kind that are remembered
 _CLOSE: Final = 1e-6  # tokens or seconds that arithmetic may be wrong by: what is there is not told as one less
 
 Payers = Sequence[str | None]  # who pays each limit of a route; None: the peer
@@ -37,7 +38,7 @@ class Limit:
         """Seconds until `left` tokens have become as many as an answer costs."""
         return max(0.0, self.cost(miss=miss) - left) * self.seconds
 
-    def full_in(self, left: float) -> int:
+    def full_in(self, left: int) -> int:
         """Whole seconds until nothing is missing."""
         return ceil((self.quota.burst - left) * self.seconds - _CLOSE)
 
@@ -66,26 +67,15 @@ class Permit:
 class Limiter:
     """The limits of one route. Every one of them is paid, or none. `now` gives monotonic seconds."""
 
-    __slots__ = (
-        "_burst",
-        "_hit",
-        "_lines",
-        "_now",
-        "_prefix",
-        "_refused",
-        "_route",
-        "_seconds",
-        "_take",
-        "limits",
-    )
+    __slots__ = ("_clients", "_hit", "_lines", "_now", "_refused", "_route", "_said", "_take", "limits")
 
     def __init__(self, route: str, limits: Sequence[Limit], refused: HotKeys, now: Callable[[], float]) -> None:
         self.limits, self._refused, self._route, self._now = tuple(limits), refused, route, now
         quotas = [limit.quota for limit in limits]
-        # Every hit asks for these.
-        self._take = limits[0].buckets.take if len(limits) == 1 else None
-        self._hit, self._prefix, self._burst = quotas[0].hit, quotas[0].ipv6_prefix, quotas[0].burst
-        self._seconds = limits[0].seconds
+        # What every hit asks for, and what most of them are answered with.
+        self._take, self._hit = limits[0].buckets.take if len(limits) == 1 else None, quotas[0].hit
+        self._clients: dict[str, str] = {}  # by peer
+        self._said: dict[int, bytes] = {}  # by tokens left
         policy = ", ".join([f'"{q.name}";q={int(q.burst)};w={max(1, ceil(q.burst / q.rate))}' for q in quotas])
         said = ", ".join(['"{}";r=%d;t=%d'.format(q.name.replace("%", "%%")) for q in quotas])
         self._lines = f"RateLimit-Policy: {policy.replace('%', '%%')}\r\nRateLimit: {said}\r\n".encode()
@@ -97,10 +87,25 @@ class Limiter:
             permit = self.pay(payers, peer, now, miss=False)
             return None if permit is None or permit.wait else permit.told
         payer = payers[0]
-        left = take(network_of(peer, self._prefix) if payer is None else payer, self._hit, now)
+        if payer is None:
+            payer = self._clients.get(peer) or self._client(peer)
+        left = take(payer, self._hit, now)
         if left is None or left < 0:
             return None
-        return self._lines % (left + _CLOSE, ceil((self._burst - left) * self._seconds - _CLOSE))
+        whole = int(left + _CLOSE)
+        return self._said.get(whole) or self._say(whole)
+
+    def _client(self, peer: str) -> str:
+        if len(self._clients) >= _MANY:
+            self._clients.clear()
+        client = self._clients[peer] = self.limits[0].client(None, peer)
+        return client
+
+    def _say(self, left: int) -> bytes:
+        if len(self._said) >= _MANY:
+            self._said.clear()
+        said = self._said[left] = self._lines % (left, self.limits[0].full_in(left))
+        return said
 
     def pay(self, payers: Payers, peer: str, now: float, *, miss: bool) -> Permit | None:
         """Pay, or say why not; None: only `ask` knows."""
@@ -148,19 +153,21 @@ class Limiter:
         return found
 
     def _permit(self, paid: list[tuple[Limit, str]], left: list[float], *, miss: bool) -> Permit:
-        numbers: list[float] = []
+        numbers: list[int] = []
         for (limit, _), tokens in zip(paid, left, strict=True):
-            numbers += (tokens + _CLOSE, limit.full_in(tokens))
+            whole = int(tokens + _CLOSE)
+            numbers += (whole, limit.full_in(whole))
         return Permit(self._lines % tuple(numbers), charged=tuple(paid) if miss else ())
 
     def _refuse(self, payers: Payers, peer: str, by: Limit, tokens: float, now: float, *, miss: bool) -> Permit:
         """The longest of what each limit asks to wait, so that nobody comes back too early for the next one."""
-        numbers: list[float] = []
+        numbers: list[int] = []
         wait = -tokens
         for limit, payer in zip(self.limits, payers, strict=True):
             client = limit.client(payer, peer)
             left = max(0.0, limit.buckets.left(client, now))
-            numbers += (left + _CLOSE, limit.full_in(left))
+            whole = int(left + _CLOSE)
+            numbers += (whole, limit.full_in(whole))
             if limit is by:
                 self._refused.add(f"{self._route}\n{limit.quota.name}\n{client}")
             else:

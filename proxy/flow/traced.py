@@ -1,12 +1,20 @@
-"""The two ways into the exchange, with a span around what is sampled."""
+"""What is traced, with a span around it: the two ways into the exchange, and all that is waited for behind them."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
 
 from proxy.flow.answers import Pending
-from proxy.flow.ports import Client
-from proxy.flow.site import Asked
+from proxy.flow.flights import Flight, Landed, Streaming
+from proxy.flow.ports import Answer, Call, Client, OriginError
+from proxy.flow.sharing import Claim, Found, Rest
+from proxy.flow.site import Asked, Upstream
 from proxy.flow.tracing import Tracer, TraceSpan
+from proxy.rules.forward import in_trace
 from proxy.rules.message import Reason
+
+_ABANDONED: Final = "abandoned"  # nobody waits for it any more
 
 
 class Traced:
@@ -51,3 +59,54 @@ class Traced:
         except BaseException:
             span.end(error=Reason.INTERNAL)
             raise
+
+
+async def called(span: TraceSpan, upstream: Upstream, call: Call, fetch: Callable[[Call], Awaitable[Answer]]) -> Answer:
+    """A call as a part of its trace, to the end of the answer. Raises OriginError."""
+    part = span.call(call.method, call.target, upstream.name, upstream.host)
+    try:
+        answer = await fetch(replace(call, headers=in_trace(call.headers, part.outbound)))
+    except OriginError as error:
+        part.end(error=error.reason)
+        raise
+    except BaseException:
+        part.end(_ABANDONED)
+        raise
+    part.head(answer.head.status)
+    answer.on_close = partial(_closed, part, answer.on_close)
+    return answer
+
+
+def _closed(part: TraceSpan, then: Callable[[], None] | None) -> None:
+    part.end()
+    if then is not None:
+        then()
+
+
+def looked(span: TraceSpan, then: Callable[[Found | Rest], None], found: Found | Rest) -> None:
+    """What a look in the shared store came to."""
+    span.end("found" if isinstance(found, Found) else "not found")
+    then(found)
+
+
+async def asked(asking: Coroutine[Any, Any, Claim], span: TraceSpan) -> Claim:
+    """The answer to a question to the shared store."""
+    try:
+        claim = await asking
+        span.end(type(claim).__name__.lower())
+        return claim
+    finally:
+        span.end(_ABANDONED)
+
+
+def outcome(flight: Flight) -> tuple[str, Reason | None]:
+    """What has come of a flight, in a word, and what went wrong."""
+    match flight.arrival:
+        case Landed(_, _, stale, _):
+            return "bridged" if stale else "validated", None
+        case Streaming(_, _, _, draft, _, _) if flight.broke is None:
+            return "stored" if draft is not None and flight.kept else "relayed", None
+        case Streaming() if flight.broke is Reason.INTERNAL:  # the last who read it has left
+            return _ABANDONED, None
+        case _:
+            return "failed", flight.broke

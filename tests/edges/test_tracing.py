@@ -231,7 +231,10 @@ async def test_a_refresh_is_told_of_where_its_request_is_though_few_are(monkeypa
             await w.idle()
             w.last.reply(STALEABLE, body=b"new")
             await w.idle()
-            assert {span.name for span in t.told()} == {"GET all", "cache look-up", "refresh", "flight", "GET"}
+            spans = named(t.told())
+            assert spans.keys() == {"GET all", "cache look-up", "refresh", "flight", "GET"}
+            assert identity(spans["GET all"])[0] == TRACE
+            assert identity(spans["refresh"])[0] != TRACE
 
 
 async def test_an_upstream_that_cannot_be_reached_is_an_error_of_call_flight_and_request() -> None:

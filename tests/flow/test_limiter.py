@@ -159,7 +159,7 @@ async def test_answers_say_what_is_left() -> None:
         assert miss.fields["ratelimit-policy"] == '"all";q=10;w=20, "day";q=100;w=1000'
         assert miss.fields["ratelimit"] == '"all";r=8;t=4, "day";r=98;t=20'
         hit = w.ask()
-        assert hit.fields["ratelimit"] == '"all";r=7;t=5, "day";r=97;t=30'
+        assert hit.fields["ratelimit"] == '"all";r=7;t=6, "day";r=97;t=30'
         assert hit.fields["cache-status"] == "readthrough; hit; ttl=60"
 
 
