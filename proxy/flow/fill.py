@@ -8,6 +8,7 @@ from typing import Final, assert_never
 
 from proxy.flow import traced
 from proxy.flow.background import Background
+from proxy.flow.calls import Calls
 from proxy.flow.flights import (
     FAILED_SECONDS,
     UNSHAREABLE_SECONDS,
@@ -17,9 +18,8 @@ from proxy.flow.flights import (
     Landed,
     Streaming,
 )
-from proxy.flow.gate import Full, Gate
 from proxy.flow.invalidation import InvalidationLog, Kind
-from proxy.flow.ports import Answer, Call, Clock, Origin, OriginError, Store
+from proxy.flow.ports import Answer, Call, Clock, OriginError, Store
 from proxy.flow.sharing import (
     Alone,
     Apart,
@@ -46,16 +46,13 @@ from proxy.rules.report import failure_status
 
 _log = logging.getLogger("readthrough")
 
-_TELL_AGAIN: Final = 10.0  # seconds before the same trouble of the same upstream is told again
-# What opens the breaker. An upstream that takes a request and hangs up is there: one bad URL must not close the rest.
-_OUTAGES: Final = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.TIMEOUT})
 _ASKERS_OWN: Final = frozenset({Reason.AUTHORIZATION, Reason.CREDENTIALS})  # says nothing of what others may have
 MAX_GROUPS: Final = 256  # invalidated by one answer, each by itself; RFC 9875 section 3 asks for 32
 _OF_THE_RESOURCE: Final = frozenset({404, 405, 410, 414})  # other 4xx speak of one request, not of what is there
 
 
 class Fill:
-    """Everything that goes upstream goes through here. `shared` and `told` are what there is of other instances."""
+    """Fetches, and decides what becomes of it. `shared` and `told` are what there is of other instances."""
 
     def __init__(
         self,
@@ -72,7 +69,7 @@ class Fill:
         self._shared, self._told_of = shared, told
         self.shares = shared is not None  # what it fetches, with other instances
         self._refreshing: set[tuple[str, Headers]] = set()
-        self._told: dict[tuple[str, Reason], float] = {}
+        self._calls = Calls(clock)
 
     def look(self, visit: Visit, plan: Fetch, then: Callable[[Found | Rest], None]) -> bool:
         """Ask other instances, without a task; False where there is nothing to ask. `then`: see SharedStore.look."""
@@ -225,7 +222,7 @@ class Fill:
     async def _send(self, flight: Flight, visit: Visit, base: Entry | None) -> Answer:
         headers = self._headers(visit, narrow=False, base=base)
         flight.asked = self._clock.now()
-        return await self.call(visit, Call("GET", visit.request.target, headers))
+        return await self._calls.make(visit, Call("GET", visit.request.target, headers))
 
     def _give_up(self, lease: Lease | None, outcome: Alone | Broken | Apart) -> None:
         if lease is not None and self._shared is not None:
@@ -330,56 +327,6 @@ class Fill:
             self._forget(base)
         self._flights.unshareable.add(visit.shelf, self._clock.now() + UNSHAREABLE_SECONDS, reason)
 
-    async def call(self, visit: Visit, call: Call) -> Answer:
-        """One call through the upstream's breaker. Raises OriginError."""
-        breaker, tally, began = visit.lane.upstream.breaker, visit.lane.upstream.tally, self._clock.now()
-        if not breaker.admits(began):
-            tally.held_back += 1
-            raise OriginError(Reason.BREAKER_OPEN)
-        probe, gate = breaker.open, visit.lane.upstream.gate
-        try:
-            if visit.span is None:
-                answer = await self._fetch(visit.lane.upstream.origin, gate, call)
-            else:
-                fetch = partial(self._fetch, visit.lane.upstream.origin, gate)
-                answer = await traced.called(visit.span, visit.lane.upstream, call, fetch)
-        except OriginError as error:
-            self._tell(visit.lane.upstream.name, error)
-            if error.reason in _OUTAGES:
-                breaker.failed(self._clock.now(), probe=probe)
-            else:
-                breaker.abandoned(probe=probe)
-            raise
-        except BaseException:
-            breaker.abandoned(probe=probe)
-            raise
-        breaker.succeeded()
-        tally.durations.observe(self._clock.now() - began)
-        return answer
-
-    async def _fetch(self, origin: Origin, gate: Gate | None, call: Call) -> Answer:
-        """Through the gate, which is left when the answer is closed."""
-        if gate is None:
-            return await origin.fetch(call)
-        try:
-            await gate.enter()
-        except Full:
-            raise OriginError(Reason.UPSTREAM_BUSY) from None
-        try:
-            answer = await origin.fetch(call)
-        except BaseException:
-            gate.leave()
-            raise
-        answer.on_close = gate.leave
-        return answer
-
-    def _tell(self, upstream: str, error: OriginError) -> None:
-        """Say why an upstream gives no answer, to whoever runs us; not once per request."""
-        now, place = self._clock.now(), (upstream, error.reason)
-        if now - self._told.get(place, -_TELL_AGAIN) >= _TELL_AGAIN:
-            self._told[place] = now
-            _log.warning("upstream %s: %s", upstream, error)
-
     async def pass_on(self, visit: Visit, *, freshens: bool) -> Answer:
         """Send the request itself, body and all, for nobody but its client. Raises OriginError.
 
@@ -396,7 +343,7 @@ class Fill:
             length=request.length,
             upgrade=request.websocket,
         )
-        answer = await self.call(visit, call)
+        answer = await self._calls.make(visit, call)
         policy, status = visit.lane.policy, answer.head.status
         if freshens and request.method == "HEAD":
             self._freshen_by_head(visit, self._fetched(visit, answer, asked, seq))

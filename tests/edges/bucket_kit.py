@@ -9,10 +9,14 @@ from itertools import count, groupby
 from typing import Any, Final, Protocol
 
 import redis
+from hypothesis import HealthCheck, settings
 
 from proxy.edges.redis_buckets import Desk, RedisBuckets
 from proxy.edges.redis_link import Script, Unreachable, Word
 
+EXAMPLES: Final = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 CLOSE: Final = 1e-6  # tokens that the sum of many payments may be off by
 DEADLINE: Final = 0.1
 SWEEP: Final = 0.1  # seconds between two looks

@@ -1,39 +1,17 @@
 """lua/bucket.lua, call by call, in a real Redis that is told the time; and its model, which says the same."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.edges.redis_link import Script, Word
-from tests.edges.bucket_kit import Keeper, Model, Real
-from tests.redis_servers import HOST, Server, single
+from tests.edges.bucket_kit import EXAMPLES, Keeper, Model, Real
 
 SCRIPT: Final = Script.load("bucket")
-EXAMPLES: Final = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with single() as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[redis.Redis]:
-    with redis.Redis(HOST, server.port, protocol=2) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture(params=["Redis", "model"])
-def keeper(request: pytest.FixtureRequest, client: redis.Redis) -> Keeper:
-    return Real(client) if request.param == "Redis" else Model()
 
 
 def call(  # noqa: PLR0913 - the script's own arguments

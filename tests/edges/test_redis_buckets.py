@@ -1,47 +1,16 @@
 """Buckets that a process leases from: what it asks, when, and what it says."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
-import redis
-from hypothesis import HealthCheck, settings
 from redis.crc import key_slot
 
 from proxy.edges.redis_buckets import Desk, RedisBuckets
 from proxy.edges.redis_link import Script, Word
 from proxy.flow.background import Background
-from tests.edges.bucket_kit import DEADLINE, Keeper, Model, Process, Real, World, settle
-from tests.redis_servers import HOST, Server, single
-
-SCRIPT: Final = Script.load("bucket")
-EXAMPLES: Final = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with single() as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[redis.Redis]:
-    with redis.Redis(HOST, server.port, protocol=2) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture(params=["Redis", "model"])
-def keeper(request: pytest.FixtureRequest, client: redis.Redis) -> Keeper:
-    return Real(client) if request.param == "Redis" else Model()
-
-
-@pytest.fixture
-def world(keeper: Keeper) -> World:
-    return World(keeper)
+from tests.edges.bucket_kit import DEADLINE, Model, Process, World, settle
 
 
 async def warm(process: Process, limit: RedisBuckets, *, every: float, seconds: float, cost: float = 1.0) -> int:

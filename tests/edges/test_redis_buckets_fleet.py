@@ -3,47 +3,17 @@
 import asyncio
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import redis
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.edges.redis_buckets import RedisBuckets
-from proxy.edges.redis_link import Script
-from tests.edges.bucket_kit import CLOSE, Keeper, Model, Process, Real, World, worst
-from tests.redis_servers import HOST, Server, single
-
-SCRIPT: Final = Script.load("bucket")
-EXAMPLES: Final = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with single() as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[redis.Redis]:
-    with redis.Redis(HOST, server.port, protocol=2) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture(params=["Redis", "model"])
-def keeper(request: pytest.FixtureRequest, client: redis.Redis) -> Keeper:
-    return Real(client) if request.param == "Redis" else Model()
-
-
-@pytest.fixture
-def world(keeper: Keeper) -> World:
-    return World(keeper)
+from tests.edges.bucket_kit import CLOSE, EXAMPLES, Process, Real, World, worst
 
 
 @pytest.mark.parametrize("seed", range(10))

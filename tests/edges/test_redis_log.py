@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -24,12 +24,6 @@ from tests.redis_servers import HOST, Relay, Server, single
 
 BLIND = 30.0
 SLACK = 0.1  # seconds that two busy cores may be late
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with single() as server:
-        yield server
 
 
 class Skewed(Clock):

@@ -1,7 +1,7 @@
 """The shared log, interleaving by interleaving: the real scripts in a real Redis, and a network that does as told."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -15,21 +15,6 @@ from proxy.flow.follower import Found, Heard
 from proxy.flow.invalidation import Kind
 from proxy.rules.message import Entry
 from tests.edges.redis_log_kit import PROGRESS, WINDOW, Peer, id_of, number_of, tag
-from tests.redis_servers import HOST, Server, single
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with single() as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[redis.Redis]:
-    with redis.Redis(HOST, server.port, protocol=2) as client:
-        client.flushall()
-        yield client
-
 
 Join = Callable[..., Peer]
 

@@ -323,38 +323,3 @@ async def test_a_client_with_too_much_under_way_waits_its_turn_and_then_is_refus
         assert w.ask(target="/1").how == "readthrough; hit; ttl=60", "a hit needs no place"
         assert w.gates is not None
         assert len(w.gates) == 0
-
-
-async def test_an_upstream_with_too_much_under_way_is_spared_and_a_stale_answer_stands_in() -> None:
-    async with World(upstream_gate=GateRule(1, 0, 60.0), policy=PLAIN) as w:
-        await fetched(w, "Cache-Control: max-age=10, stale-if-error=100")
-        w.clock.at += 20.0
-        busy = w.ask(target="/busy")
-        await w.idle()
-        refused, stale = w.ask(target="/other"), w.ask()
-        await w.idle()
-        assert (refused.status, refused.fields["retry-after"]) == (503, "1")
-        assert b"upstream-busy" in refused.got
-        assert stale.got == b"old"
-        w.last.reply(FRESH, body=b"busy")
-        await w.idle()
-        assert busy.got == b"busy"
-        assert w.upstream_gate is not None
-        assert w.upstream_gate.inside == 0
-        assert not w.breaker.open, "it is not the upstream that failed"
-
-
-async def test_a_place_at_the_upstream_is_given_back_however_the_call_ends() -> None:
-    async with World(upstream_gate=GateRule(1, 0, 60.0)) as w:
-        assert w.upstream_gate is not None
-        gone = w.ask(method="POST", target="/1")
-        await w.idle()
-        gone.leave()
-        await w.idle()
-        assert w.upstream_gate.inside == 0
-        failed = w.ask(target="/2")
-        await w.idle()
-        w.last.fail(Reason.CONNECT)
-        await w.idle()
-        assert failed.status == 502
-        assert w.upstream_gate.inside == 0

@@ -1,0 +1,32 @@
+"""A Redis of a module's own, and the worlds of buckets in which tests move the time."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests.edges.bucket_kit import Keeper, Model, Real, World
+from tests.redis_servers import HOST, Server, single
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with single() as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[redis.Redis]:
+    with redis.Redis(HOST, server.port, protocol=2) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture(params=["Redis", "model"])
+def keeper(request: pytest.FixtureRequest, client: redis.Redis) -> Keeper:
+    return Real(client) if request.param == "Redis" else Model()
+
+
+@pytest.fixture
+def world(keeper: Keeper) -> World:
+    return World(keeper)

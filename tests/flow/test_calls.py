@@ -1,0 +1,57 @@
+"""What every call upstream has in common: a place at the gate, and a word where there is no answer."""
+
+import logging
+
+import pytest
+
+from proxy.rules.message import Reason
+from proxy.rules.quota import GateRule
+from tests.flow.kit import FRESH, PLAIN, World
+from tests.flow.test_limiter import fetched
+
+
+async def test_an_upstream_with_too_much_under_way_is_spared_and_a_stale_answer_stands_in() -> None:
+    async with World(upstream_gate=GateRule(1, 0, 60.0), policy=PLAIN) as w:
+        await fetched(w, "Cache-Control: max-age=10, stale-if-error=100")
+        w.clock.at += 20.0
+        busy = w.ask(target="/busy")
+        await w.idle()
+        refused, stale = w.ask(target="/other"), w.ask()
+        await w.idle()
+        assert (refused.status, refused.fields["retry-after"]) == (503, "1")
+        assert b"upstream-busy" in refused.got
+        assert stale.got == b"old"
+        w.last.reply(FRESH, body=b"busy")
+        await w.idle()
+        assert busy.got == b"busy"
+        assert w.upstream_gate is not None
+        assert w.upstream_gate.inside == 0
+        assert not w.breaker.open, "it is not the upstream that failed"
+
+
+async def test_a_place_at_the_upstream_is_given_back_however_the_call_ends() -> None:
+    async with World(upstream_gate=GateRule(1, 0, 60.0)) as w:
+        assert w.upstream_gate is not None
+        gone = w.ask(method="POST", target="/1")
+        await w.idle()
+        gone.leave()
+        await w.idle()
+        assert w.upstream_gate.inside == 0
+        failed = w.ask(target="/2")
+        await w.idle()
+        w.last.fail(Reason.CONNECT)
+        await w.idle()
+        assert failed.status == 502
+        assert w.upstream_gate.inside == 0
+
+
+async def test_why_an_upstream_gives_no_answer_is_told_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    async with World() as w:
+        for after in (0.0, 1.0, 8.0, 2.0):
+            w.clock.at += after
+            w.ask(target=f"/{after}")
+            await w.idle()
+            w.last.fail(Reason.DISCONNECTED)
+            await w.idle()
+    told = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [record.getMessage() for record in told] == ["upstream up: disconnected"] * 2
