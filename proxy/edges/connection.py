@@ -74,6 +74,7 @@ class Connection(asyncio.Protocol, Generic[A]):
         "_shared",
         "_started",
         "_task",
+        "_told",
         "_transport",
         "_trusting",
         "_writing_paused",
@@ -94,6 +95,7 @@ class Connection(asyncio.Protocol, Generic[A]):
         self._task: asyncio.Task[None] | None = None
         self._keep = True  # until something speaks against it
         self._started = self._chunked_out = self._asked_for_body = False
+        self._told = False  # an exchange is under way, and notes its end itself
         self._reading_paused = self._writing_paused = self._eof = False
         self._drained: asyncio.Future[None] | None = None
         self._written = 0  # bytes handed to the transport
@@ -245,6 +247,7 @@ class Connection(asyncio.Protocol, Generic[A]):
                 if self._eof and not self._inbound.done:
                     self._body_cut_short(self._inbound)
                     return
+            self._told = True
             self._spawn(shared.begin(asked, self))
         except Exception:  # noqa: BLE001 - a bug of ours must not leave a client waiting for ever
             self._fail()
@@ -266,6 +269,7 @@ class Connection(asyncio.Protocol, Generic[A]):
             self._task.add_done_callback(self._exchange_over)
 
     def _fail(self) -> None:
+        self._told = False
         _log.exception("a request could not be answered")
         self._refuse_or_abort(Refused(500, Reason.INTERNAL, ""))
 
@@ -282,6 +286,7 @@ class Connection(asyncio.Protocol, Generic[A]):
         if task.cancelled() or self._started or self._transport.is_closing():
             self.abort()
         else:  # a bug of ours, logged by whoever ran the task
+            self._told = False
             self._refuse(Refused(500, Reason.INTERNAL, ""))
 
     def _take_body(self) -> bool:
@@ -403,7 +408,7 @@ class Connection(asyncio.Protocol, Generic[A]):
 
     def _close_answer(self) -> None:
         self._asked = self._task = None
-        self._started = False
+        self._started = self._told = False
         inbound = self._inbound
         self._inbound = self._reader = None
         self._asked_for_body = False
@@ -469,7 +474,7 @@ class Connection(asyncio.Protocol, Generic[A]):
         bodiless = self._asked is not None and self._asked.request.method == "HEAD"
         self._asked = None
         self._put(head + b"\r\n" + (b"" if bodiless else body))
-        if self._shared.on_refusal is not None and self._task is None:  # else the exchange notes its end
+        if self._shared.on_refusal is not None and not self._told:
             self._shared.on_refusal(self.peer, refused.status, refused.reason)
         self._linger()
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from proxy.flow.background import Background
 from proxy.flow.ports import Client, ClientError, Clock, Journal, OriginError, Outcome, Tunnel
@@ -17,6 +17,8 @@ from proxy.rules.ranges import Span
 from proxy.rules.report import TITLES, Account, problem
 from proxy.rules.respond import END, Reply, age_line, from_arrival, from_entry
 from proxy.rules.wire import field_lines, head_bytes
+
+_HELD_BACK: Final = frozenset({Reason.BREAKER_OPEN, Reason.UPSTREAM_BUSY})  # the upstream was not asked
 
 Pending = Coroutine[Any, Any, None]
 
@@ -179,7 +181,7 @@ class Answers:
     def note(self, visit: Visit, status: int, account: Account, *, complete: bool = True) -> None:
         """Count it, and tell the journal how it ended."""
         self.tallies.hot.add(visit.key)
-        if visit.permit is not None and (account.fwd is None or account.collapsed):
+        if visit.permit is not None and (account.fwd is None or account.collapsed or account.reason in _HELD_BACK):
             visit.permit.refund(self._clock.now())
         route, request = visit.lane.route.name, visit.request
         # The id that went upstream with it, or the client's: another would be found in nobody else's log.

@@ -8,7 +8,6 @@ from typing import Final, assert_never
 from proxy.flow.answers import Answers, Pending
 from proxy.flow.fill import Fill
 from proxy.flow.flights import Flights
-from proxy.flow.gate import Full, Gates
 from proxy.flow.invalidation import InvalidationLog
 from proxy.flow.limiter import Limiter, Payers
 from proxy.flow.ports import Client, Clock, Store
@@ -155,7 +154,11 @@ class Exchange:
 
     async def _ask(self, visit: Visit, limiter: Limiter, payers: Payers, *, miss: bool) -> None:
         """Go on when whoever keeps the buckets has answered."""
-        permit = await limiter.ask(payers, visit.client.peer, miss=miss)
+        try:
+            permit = await limiter.ask(payers, visit.client.peer, miss=miss)
+        except BaseException:  # a bug of ours, or the end of the process: nobody may wait for ever
+            visit.client.resume(_unasked)
+            raise
         visit = replace(visit, permit=permit, seen=self._log.position)
         if not visit.client.resume(partial(self._permitted, visit, None)):
             self._answers.broken_off(visit, None)
@@ -195,21 +198,11 @@ class Exchange:
                 stale = self._stale_after_failure(visit, plan)
                 if stale is not None:
                     return self._serve(visit, stale)
-                if visit.lane.gates is not None:
-                    return self._answers.watch(visit, partial(self._enter, visit, visit.lane.gates, plan), plan.fwd)
                 if self._relay.look(visit, plan):
                     return None
                 return self._answers.watch(visit, partial(self._relay.fetch, visit, plan), plan.fwd)
             case _:
                 assert_never(plan)
-
-    async def _enter(self, visit: Visit, gates: Gates, plan: Fetch) -> None:
-        """Fetch when its client has not too much under way."""
-        try:
-            async with gates.at(visit.guest):
-                await self._relay.fetch(visit, plan)
-        except Full as full:
-            self._answers.error(visit, 503, Account(Reason.CONCURRENCY_LIMITED), after=full.after)
 
     def _visit(self, asked: Asked, lane: Lane, client: Client, now: float, span: TraceSpan | None) -> Visit:
         return Visit(
@@ -249,3 +242,7 @@ class Exchange:
         status, reason = unrouted(asked)
         allow = (("Allow", ", ".join(asked.allow)),) if asked.allow else ()
         self._answers.unrouted(asked.request, client, status, reason, allow, now, span=span)
+
+
+def _unasked() -> None:
+    raise RuntimeError("nobody has said what is in the bucket")

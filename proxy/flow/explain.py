@@ -237,9 +237,7 @@ class Explainer:
                     stale = on_failure(plan.base, now, lost=failed is not Reason.UPSTREAM_ERROR)
                     if stale is not None:
                         return stays, _served(asked, lane, stale, now, renews=False)
-                if limits is not None and limits.gate is not None and limits.gate.full:
-                    return stays, _refused(lane, 503, Account(Reason.CONCURRENCY_LIMITED), limits.gate.wait)
-                return self._fetched(asked, lane, plan, look, stays, now)
+                return self._fetched(asked, lane, plan, look, stays, limits, now)
             case _:
                 assert_never(plan)
 
@@ -253,7 +251,14 @@ class Explainer:
         )
 
     def _fetched(
-        self, asked: Asked, lane: Lane, plan: Fetch, look: "_Look", stays: Upstream, now: float
+        self,
+        asked: Asked,
+        lane: Lane,
+        plan: Fetch,
+        look: "_Look",
+        stays: Upstream,
+        limits: Limiting | None,
+        now: float,
     ) -> tuple[Upstream, Answer]:
         way, reason, flight, flies = Way.ALONE, plan.reason, None, asked.request.method == "GET" and plan.keep
         if flies and plan.shared:
@@ -265,6 +270,8 @@ class Explainer:
                 flight = self._flights.joinable(shelf, look.variant, now if plan.fresh else 0.0)
                 way = Way.LEAD if flight is None else Way.JOIN if _for_all(flight) else Way.ALONE
         upstream = replace(stays, way=way, flight=None if flight is None else _in_the_air(flight, now))
+        if limits is not None and limits.gate is not None and limits.gate.full and way is not Way.JOIN:
+            return upstream, _refused(lane, 503, Account(Reason.CONCURRENCY_LIMITED), limits.gate.wait)
         base = plan.base
         busy = stays.gate is not None and stays.gate.full
         if (stays.breaker_open or busy) and way is not Way.JOIN:
@@ -392,4 +399,5 @@ def _left_alone(asked: Asked, lane: Lane, plan: Fetch, why: Reason, now: float) 
     stale = on_failure(plan.base, now, lost=True)
     if stale is not None:
         return _from_entry(asked, lane, stale.entry, replace(account, reason=Reason.STALE_IF_ERROR), now)
-    return _refused(lane, failure_status(why), account)
+    gate = lane.upstream.gate if why is Reason.UPSTREAM_BUSY else None
+    return _refused(lane, failure_status(why), account, 1.0 if gate is None else gate.rule.wait)

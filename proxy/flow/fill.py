@@ -200,7 +200,9 @@ class Fill:
             answer = await self._send(flight, visit, base)
         except OriginError as error:
             self._note_failure(visit, error.reason)
-            self._give_up(lease, Broken(error.reason, failure_status(error.reason)))
+            # What this instance holds back says nothing to the others.
+            ours = error.reason in (Reason.UPSTREAM_BUSY, Reason.BREAKER_OPEN)
+            self._give_up(lease, Apart() if ours else Broken(error.reason, failure_status(error.reason)))
             flight.settle(Failed(error.reason))
             flight.end(error.reason)
             return

@@ -4,7 +4,6 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from math import ceil
 from typing import Final, Self
 
 from proxy.rules.quota import GateRule, network_of
@@ -52,7 +51,7 @@ class Gate:
             self.inside += 1
         elif len(self._waiting) >= self.rule.queue or not await self._place():
             self.refused += 1
-            raise Full(max(1, ceil(self.rule.wait)))
+            raise Full(self.rule.after)
 
     def leave(self) -> None:
         """Give the place back."""
@@ -134,7 +133,7 @@ class Gates:
         if gate is None:
             if len(self._open) >= self._room:
                 self.refused += 1
-                raise Full(max(1, ceil(self.rule.wait)))
+                raise Full(self.rule.after)
             gate = self._open[client] = Gate(self.rule)
         try:
             await gate.enter()
@@ -158,7 +157,43 @@ class Gates:
         gate.leave()
         self._close(client, gate)
 
+    def has_room(self, client: str) -> bool:
+        """Whether it can enter without waiting."""
+        gate = self._open.get(client)
+        return len(self._open) < self._room if gate is None else gate.inside < self.rule.requests
+
     def _close(self, client: str, gate: Gate) -> None:
         # Whose wait ends may find that everybody else has left since, and others have come: theirs is another gate.
         if not gate.inside and self._open.get(client) is gate:
             del self._open[client]
+
+
+class Place:
+    """A client's place at the gates of its route, if it has any: taken when it is needed, and given back once."""
+
+    __slots__ = ("_client", "_gates", "_taken")
+
+    def __init__(self, gates: Gates | None, client: str) -> None:
+        self._gates, self._client, self._taken = gates, client, False
+
+    async def take(self) -> bool:
+        """Have it; whether that took waiting, in which much may have happened. Raises Full."""
+        if self._gates is None or self._taken:
+            return False
+        waits = not self._gates.has_room(self._client)
+        await self._gates.enter(self._client)
+        self._taken = True
+        return waits
+
+    def pass_on(self, task: asyncio.Future[None]) -> None:
+        """It is the task's from now on, and free when that is over."""
+        if self._gates is not None and self._taken:
+            self._taken = False
+            gates, client = self._gates, self._client
+            task.add_done_callback(lambda _: gates.leave(client))
+
+    def leave(self) -> None:
+        """Give it back, if it is still here."""
+        if self._gates is not None and self._taken:
+            self._taken = False
+            self._gates.leave(self._client)

@@ -1,7 +1,9 @@
 """What a request pays before it is answered, and what the answer says of it (draft-ietf-httpapi-ratelimit-headers)."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto, unique
 from math import ceil
 from typing import Final
 
@@ -64,6 +66,25 @@ class Permit:
                 limit.buckets.give_back(client, more, now)
 
 
+@unique
+class _Outcome(Enum):
+    """Of asking for tokens of several buckets."""
+
+    PAID = auto()  # by all
+    REFUSED = auto()  # by one at least
+    UNKNOWN = auto()  # here
+
+
+@dataclass(slots=True)
+class _Bill:
+    """What one limit asks of one request; `left` as `Buckets.take` says it, once that was asked."""
+
+    limit: Limit
+    client: str
+    cost: float
+    left: float | None = None
+
+
 class Limiter:
     """The limits of one route. Every one of them is paid, or none. `now` gives monotonic seconds."""
 
@@ -84,8 +105,8 @@ class Limiter:
         """Pay for an answer from the cache: what it says of that, or None where that cannot be done here and now."""
         take = self._take
         if take is None:
-            permit = self.pay(payers, peer, now, miss=False)
-            return None if permit is None or permit.wait else permit.told
+            bills = self._bills(payers, peer, miss=False)
+            return self._told(bills) if _take(bills, now) is _Outcome.PAID else None
         payer = payers[0]
         if payer is None:
             payer = self._clients.get(peer) or self._client(peer)
@@ -109,37 +130,25 @@ class Limiter:
 
     def pay(self, payers: Payers, peer: str, now: float, *, miss: bool) -> Permit | None:
         """Pay, or say why not; None: only `ask` knows."""
-        paid: list[tuple[Limit, str]] = []
-        left: list[float] = []
-        for limit, payer in zip(self.limits, payers, strict=True):
-            client = limit.client(payer, peer)
-            tokens = limit.buckets.take(client, limit.cost(miss=miss), now)
-            if tokens is None or tokens < 0:
-                self._give_back(paid, now, miss=miss)
-                return None if tokens is None else self._refuse(payers, peer, limit, tokens, now, miss=miss)
-            paid.append((limit, client))
-            left.append(tokens)
-        return self._permit(paid, left, miss=miss)
+        bills = self._bills(payers, peer, miss=miss)
+        outcome = _take(bills, now)
+        return None if outcome is _Outcome.UNKNOWN else self._permit(bills, outcome, now, miss=miss)
 
     async def ask(self, payers: Payers, peer: str, *, miss: bool) -> Permit:
-        """Pay, or say why not, after asking whoever keeps the buckets."""
-        paid: list[tuple[Limit, str]] = []
-        left: list[float] = []
-        try:
-            for limit, payer in zip(self.limits, payers, strict=True):
-                client, cost = limit.client(payer, peer), limit.cost(miss=miss)
-                tokens = limit.buckets.take(client, cost, self._now())
-                if tokens is None:
-                    tokens = await limit.buckets.ask(client, cost)
-                if tokens < 0:
-                    self._give_back(paid, self._now(), miss=miss)
-                    return self._refuse(payers, peer, limit, tokens, self._now(), miss=miss)
-                paid.append((limit, client))
-                left.append(tokens)
-        except BaseException:
-            self._give_back(paid, self._now(), miss=miss)
-            raise
-        return self._permit(paid, left, miss=miss)
+        """Pay, or say why not, after asking whoever keeps the buckets: nobody, where one that is known here refuses."""
+        bills = self._bills(payers, peer, miss=miss)
+        outcome = _take(bills, self._now(), keep=True)
+        if outcome is _Outcome.UNKNOWN:
+            unknown = [bill for bill in bills if bill.left is None]
+            try:  # at once, so that nobody waits for one after the other
+                answers = await asyncio.gather(*[bill.limit.buckets.ask(bill.client, bill.cost) for bill in unknown])
+            except BaseException:
+                _give_back(bills, self._now())
+                raise
+            for bill, answer in zip(unknown, answers, strict=True):
+                bill.left = answer
+            outcome = _settle(bills, self._now())
+        return self._permit(bills, outcome, self._now(), miss=miss)
 
     def look(self, payers: Payers, peer: str | None, now: float) -> list[tuple[Limit, str | None, float]]:
         """Each limit with whose bucket it is and the tokens there, as far as is known here. Changes nothing.
@@ -152,28 +161,53 @@ class Limiter:
             found.append((limit, client, limit.quota.burst if client is None else limit.buckets.left(client, now)))
         return found
 
-    def _permit(self, paid: list[tuple[Limit, str]], left: list[float], *, miss: bool) -> Permit:
-        numbers: list[int] = []
-        for (limit, _), tokens in zip(paid, left, strict=True):
-            whole = int(tokens + _CLOSE)
-            numbers += (whole, limit.full_in(whole))
-        return Permit(self._lines % tuple(numbers), charged=tuple(paid) if miss else ())
+    def _bills(self, payers: Payers, peer: str, *, miss: bool) -> list[_Bill]:
+        pairs = zip(self.limits, payers, strict=True)
+        return [_Bill(limit, limit.client(payer, peer), limit.cost(miss=miss)) for limit, payer in pairs]
 
-    def _refuse(self, payers: Payers, peer: str, by: Limit, tokens: float, now: float, *, miss: bool) -> Permit:
-        """The longest of what each limit asks to wait, so that nobody comes back too early for the next one."""
-        numbers: list[int] = []
-        wait = -tokens
-        for limit, payer in zip(self.limits, payers, strict=True):
-            client = limit.client(payer, peer)
-            left = max(0.0, limit.buckets.left(client, now))
-            whole = int(left + _CLOSE)
-            numbers += (whole, limit.full_in(whole))
-            if limit is by:
-                self._refused.add(f"{self._route}\n{limit.quota.name}\n{client}")
-            else:
-                wait = max(wait, limit.wait(left, miss=miss))
-        return Permit(self._lines % tuple(numbers), wait, by.quota.serve_stale)
+    def _permit(self, bills: list[_Bill], outcome: _Outcome, now: float, *, miss: bool) -> Permit:
+        if outcome is _Outcome.PAID:
+            charged = tuple([(bill.limit, bill.client) for bill in bills]) if miss else ()
+            return Permit(self._told(bills), charged=charged)
+        # The longest wait of all, so that nobody comes back too early for the next one.
+        refusing = [bill for bill in bills if bill.left is not None and bill.left < 0]
+        wait = max([-(bill.left or 0.0) for bill in refusing])
+        for bill in refusing:
+            self._refused.add(f"{self._route}\n{bill.limit.quota.name}\n{bill.client}")
+        for bill in bills:
+            unknown, left = bill.left is None, max(0.0, bill.limit.buckets.left(bill.client, now))
+            wait = max(wait, bill.limit.wait(left, miss=miss)) if unknown else wait
+            bill.left = left
+        return Permit(self._told(bills), wait, refusing[0].limit.quota.serve_stale)
 
-    def _give_back(self, paid: Sequence[tuple[Limit, str]], now: float, *, miss: bool) -> None:
-        for limit, client in paid:
-            limit.buckets.give_back(client, limit.cost(miss=miss), now)
+    def _told(self, bills: list[_Bill]) -> bytes:
+        numbers: list[int] = []
+        for bill in bills:
+            whole = int((bill.left or 0.0) + _CLOSE)
+            numbers += (whole, bill.limit.full_in(whole))
+        return self._lines % tuple(numbers)
+
+
+def _take(bills: list[_Bill], now: float, *, keep: bool = False) -> _Outcome:
+    """Pay all or none. `keep`: those that can be said here stay paid while the others are asked for."""
+    for bill in bills:
+        bill.left = bill.limit.buckets.take(bill.client, bill.cost, now)
+    return _settle(bills, now, keep=keep)
+
+
+def _settle(bills: list[_Bill], now: float, *, keep: bool = False) -> _Outcome:
+    if any(bill.left is not None and bill.left < 0 for bill in bills):
+        outcome = _Outcome.REFUSED
+    elif any(bill.left is None for bill in bills):
+        outcome = _Outcome.UNKNOWN
+    else:
+        return _Outcome.PAID
+    if not (keep and outcome is _Outcome.UNKNOWN):
+        _give_back(bills, now)
+    return outcome
+
+
+def _give_back(bills: list[_Bill], now: float) -> None:
+    for bill in bills:
+        if bill.left is not None and bill.left >= 0:
+            bill.limit.buckets.give_back(bill.client, bill.cost, now)

@@ -8,6 +8,7 @@ from typing import Final, assert_never
 from proxy.flow.answers import Answers, Pending
 from proxy.flow.fill import Fill
 from proxy.flow.flights import Failed, Flight, Flights, Landed, Reader, Streaming
+from proxy.flow.gate import Full, Place
 from proxy.flow.invalidation import InvalidationLog
 from proxy.flow.ports import Clock, OriginError, Store
 from proxy.flow.sharing import Alone, Apart, Broken, Claim, Found, Lead, Rest
@@ -56,16 +57,24 @@ class Relay:
                     self._fill.refresh(visit, entry)
                 rest = self._answers.serve(visit, entry, Account(Reason.SHARED_STORE, ttl=again.ttl(now)))
                 return None if rest is None else self._answers.watch(visit, rest, None)
-        return self._answers.watch(visit, partial(self._fly, visit, plan, looked), plan.fwd)
+        return self._answers.watch(visit, partial(self.fetch, visit, plan, looked), plan.fwd)
 
-    async def fetch(self, visit: Visit, plan: Fetch) -> None:
-        """Fetch and answer. Raises ClientError where the client fails; a flight goes on without it."""
-        if visit.request.method == "GET" and plan.keep:
-            await self._fly(visit, plan)
-        else:
-            await self._pass_on(visit, plan)
+    async def fetch(self, visit: Visit, plan: Fetch, looked: Found | Rest | None = None) -> None:
+        """Fetch and answer, when its client has not too much under way; `looked`: what a look came to. Raises
+        ClientError where the client fails; a flight goes on without it, and keeps its place.
+        """
+        place = Place(visit.lane.gates, visit.guest)
+        try:
+            if visit.request.method == "GET" and plan.keep:
+                await self._fly(visit, plan, place, looked)
+            else:
+                await self._pass_on(visit, plan, place)
+        except Full as full:
+            self._answers.error(visit, 503, Account(Reason.CONCURRENCY_LIMITED), after=full.after)
+        finally:
+            place.leave()
 
-    async def _fly(self, visit: Visit, plan: Fetch, looked: Found | Rest | None = None) -> None:
+    async def _fly(self, visit: Visit, plan: Fetch, place: Place, looked: Found | Rest | None) -> None:
         """Lead or join flights until one's answer is for this request, then go alone."""
         since = visit.now if plan.fresh else 0.0
         variant: Headers | None = self._store.variant(visit.key, visit.request) if plan.shared else None
@@ -94,8 +103,11 @@ class Relay:
                     # Others were woken with us, and one of them may have taken off.
                     flight = None if variant is None else self._flights.joinable(visit.shelf, variant, since)
             if flight is None:
+                if await place.take():
+                    continue  # much may have happened while it waited
                 lease = claim.lease if isinstance(claim, Lead) and claim.lease.take() else None
                 flight = self._fill.open(visit, plan.base, variant, lease)
+                place.pass_on(flight.task)
                 if await self._lead(visit, plan, flight):
                     return
                 break
@@ -106,7 +118,7 @@ class Relay:
                 break
             since, variant = behind
             claim = None
-        await self._pass_on(visit, plan)
+        await self._pass_on(visit, plan, place)
 
     async def _claimed(self, visit: Visit, plan: Fetch, claim: Claim) -> Fetch | None:
         """What is left to fetch after other instances were asked; None where that has answered the request."""
@@ -251,8 +263,9 @@ class Relay:
                 return
         await self._answers.relay(visit, arrival.head, arrival.length, body, account, whole=True, close=arrival.close)
 
-    async def _pass_on(self, visit: Visit, plan: Fetch) -> None:
+    async def _pass_on(self, visit: Visit, plan: Fetch, place: Place) -> None:
         """Send the request itself and relay its answer to nobody else."""
+        await place.take()
         try:
             # Who asks for itself alone says nothing of what is stored for all.
             shareable = plan.keep and not has_credentials(visit.request.fields)
@@ -276,7 +289,9 @@ class Relay:
         base = None if plan.base is None else self._log.judge(plan.base, visit.seen)
         stale = on_failure(base, self._clock.now(), lost=account.fwd_status is None)
         if stale is None:
-            self._answers.error(visit, status, account)
+            gate = visit.lane.upstream.gate
+            busy = gate if account.reason is Reason.UPSTREAM_BUSY else None
+            self._answers.error(visit, status, account, after=1 if busy is None else busy.rule.after)
             return
         await self._serve(visit, stale.entry, replace(account, reason=Reason.STALE_IF_ERROR))
 

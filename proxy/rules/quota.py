@@ -9,6 +9,7 @@ from enum import StrEnum, unique
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Network
+from math import ceil
 from typing import Final, Protocol
 
 from proxy.rules.client import Address, Networks, address_of, forwarded, forwarded_for, spoken_for
@@ -87,6 +88,11 @@ class GateRule:
     by: By = By.IP
     header: str = ""
     ipv6_prefix: int = 64
+
+    @property
+    def after(self) -> int:
+        """Whole seconds, at least 1, after which all that wait now have gone in or away."""
+        return max(1, ceil(self.wait))
 
 
 def counted_by(limit: Counting) -> str:

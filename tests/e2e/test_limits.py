@@ -335,7 +335,7 @@ async def test_an_upstream_has_no_more_under_way_than_it_may_and_the_queue_is_se
 
             await eventually(known, f"{path} is where it should be")
         refused = await get(here, "/rest/x")
-        assert (refused.status, problem(refused), refused.head["retry-after"]) == (503, "upstream-busy", "1")
+        assert (refused.status, problem(refused), refused.head["retry-after"]) == (503, "upstream-busy", "20")
         for number, path in enumerate(paths):
             await eventually(lambda: turnstile.came == paths[: number + 1], "one after the other")  # noqa: B023 - awaited here
             turnstile.let(path)

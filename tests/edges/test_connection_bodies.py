@@ -362,3 +362,21 @@ async def test_an_early_answer_is_not_cut_while_it_is_being_read(version: str) -
             here.sweep(LINGER + 1.0)
             await turns()
         assert len((await wire.response()).body) == sent
+
+
+async def test_a_body_found_malformed_while_an_exchange_waits_without_a_task_is_noted_by_that_alone() -> None:
+    clients: list[Client] = []
+
+    def begin(request: Request, client: Client) -> None:  # noqa: ARG001 - as of any begin
+        clients.append(client)
+
+    async with rig(begin) as here:
+        wire = await here.connect()
+        await wire.send(get("/", "Transfer-Encoding: chunked", method="POST"))
+        await until(lambda: clients)
+        await wire.send(b"nonsense\r\n")
+        assert (await wire.response()).status == 400
+        assert await wire.closed()
+        assert here.refusals == []
+        assert clients[0].refused is not None
+        assert not clients[0].resume(lambda: pytest.fail("it is over"))

@@ -18,7 +18,7 @@ async def test_an_upstream_with_too_much_under_way_is_spared_and_a_stale_answer_
         await w.idle()
         refused, stale = w.ask(target="/other"), w.ask()
         await w.idle()
-        assert (refused.status, refused.fields["retry-after"]) == (503, "1")
+        assert (refused.status, refused.fields["retry-after"]) == (503, "60")
         assert b"upstream-busy" in refused.got
         assert stale.got == b"old"
         w.last.reply(FRESH, body=b"busy")
@@ -43,6 +43,27 @@ async def test_a_place_at_the_upstream_is_given_back_however_the_call_ends() -> 
         await w.idle()
         assert failed.status == 502
         assert w.upstream_gate.inside == 0
+
+
+async def test_answers_of_an_upstream_are_counted_by_class_even_where_a_stale_one_is_sent_instead() -> None:
+    async with World() as w:
+        tally = w.exchange.site.lanes["all"].upstream.tally
+        await fetched(w, "Cache-Control: max-age=10, stale-if-error=100")
+        w.clock.at += 20.0
+        stale = w.ask()
+        await w.idle()
+        w.last.reply(status=503)
+        await w.idle()
+        assert stale.got == b"old"
+        w.ask(target="/none")
+        await w.idle()
+        w.last.reply(status=404)
+        await w.idle()
+        w.ask(target="/cut")
+        await w.idle()
+        w.last.fail(Reason.DISCONNECTED)
+        await w.idle()
+        assert tally.answers == {2: 1, 3: 0, 4: 1, 5: 1}, "what gave no answer is counted elsewhere"
 
 
 async def test_why_an_upstream_gives_no_answer_is_told_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:

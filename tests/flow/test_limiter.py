@@ -1,6 +1,7 @@
 """What a request pays: the costs of every way to an answer, refusals, and what a response says."""
 
 import asyncio
+from collections.abc import Callable
 from ipaddress import ip_network
 
 import pytest
@@ -273,6 +274,9 @@ class Asking(LocalBuckets):
         await self.gate.wait()
         return super().take(client, cost, 0.0)
 
+    def give_back(self, client: str, amount: float, now: float) -> None:
+        super().give_back(client, amount, 0.0 * now)
+
 
 async def test_a_request_waits_for_whoever_keeps_its_bucket_and_is_then_planned_anew() -> None:
     buckets = Asking(0.5, BURST)
@@ -293,6 +297,26 @@ async def test_a_request_waits_for_whoever_keeps_its_bucket_and_is_then_planned_
         await w.idle()
         assert hit.how == "readthrough; hit; ttl=60"
         assert buckets.asked == [2.0, 2.0, 0.25]
+
+
+async def test_a_bucket_that_fails_leaves_nobody_waiting() -> None:
+    class Failing(Asking):
+        async def ask(self, client: str, cost: float) -> float:
+            raise KeyError(client, cost)
+
+    w = World(limits=[Limit(quota(), Failing(0.5, BURST))])
+    client, told = FakeClient(), list[str]()
+
+    def resume(step: Callable[[], object]) -> bool:
+        with pytest.raises(RuntimeError, match="bucket"):
+            step()
+        told.append("failed")
+        return True
+
+    client.resume = resume  # type: ignore[method-assign]
+    assert w.exchange.begin(w.exchange.read(request()), client) is None
+    await w.idle()
+    assert told == ["failed"]
 
 
 async def test_a_client_that_leaves_while_its_bucket_is_asked_is_noted_once() -> None:
@@ -323,3 +347,110 @@ async def test_a_client_with_too_much_under_way_waits_its_turn_and_then_is_refus
         assert w.ask(target="/1").how == "readthrough; hit; ttl=60", "a hit needs no place"
         assert w.gates is not None
         assert len(w.gates) == 0
+
+
+async def test_a_place_stays_taken_while_what_it_began_goes_on_without_its_client() -> None:
+    async with World(gate=GateRule(1, 0, 60.0)) as w:
+        for number in range(5):
+            client = w.ask(target=f"/{number}")
+            await w.idle()
+            if client.status is None:
+                client.leave()
+        await w.idle()
+        assert len(w.calls) == 1, "hanging up is no way around it"
+        w.last.reply(FRESH, body=b"x")
+        await w.idle()
+        assert w.gates is not None
+        assert len(w.gates) == 0
+
+
+async def test_who_waits_for_anothers_fetch_needs_no_place() -> None:
+    async with World(gate=GateRule(1, 0, 60.0)) as w:
+        clients = [w.ask() for _ in range(5)]
+        await w.idle()
+        w.last.reply(FRESH, body=b"one")
+        await w.idle()
+        assert [client.got for client in clients] == [b"one"] * 5
+        assert len(w.calls) == 1
+
+
+async def test_what_others_have_needs_no_place() -> None:
+    entry, shared = await elsewhere(FRESH), FakeShared()
+    async with World(gate=GateRule(1, 0, 60.0), shared=shared) as w:
+        clients = [w.ask() for _ in range(3)]
+        await w.idle()
+        shared.say(Found(entry))
+        await w.idle()
+        assert [client.got for client in clients] == [b"theirs"] * 3
+
+
+async def test_who_had_to_wait_for_a_place_looks_again_before_it_fetches() -> None:
+    async with World(gate=GateRule(1, 4, 60.0)) as w:
+        first = w.ask(target="/1")
+        await w.idle()
+        waiting = w.ask(target="/2")
+        await w.idle()
+        other = FakeClient()
+        other.peer = "198.51.100.7"
+        other.run = w.run
+        w.clients.append(other)
+        w.run(other, w.exchange.begin(w.exchange.read(request(target="/2")), other))
+        await w.idle()
+        assert [call.call.target for call in w.calls] == ["/1", "/2"], "the other has a place of its own"
+        w.calls[0].reply(FRESH, body=b"1")
+        await w.idle()
+        w.calls[1].reply(FRESH, body=b"2")
+        await w.idle()
+        assert (first.got, waiting.got, other.got) == (b"1", b"2", b"2")
+        assert len(w.calls) == 2
+
+
+async def test_what_is_held_back_here_costs_a_hit() -> None:
+    async with Limited(quota(), breaker=1) as w:
+        client = w.ask()
+        await w.idle()
+        w.last.fail(Reason.CONNECT)
+        await w.idle()
+        assert client.status == 502
+        before = w.spent()
+        assert w.ask(target="/b").status is None
+        await w.idle()
+        assert w.clients[-1].status == 503
+        assert w.spent() == before + 0.25
+
+
+async def test_a_limit_that_is_known_to_refuse_has_no_other_asked() -> None:
+    shared_by_all = Asking(0.5, BURST)
+    own = LocalBuckets(0.01, 1.0, _unasked)
+    limits = [Limit(quota("all", by=By.ROUTE), shared_by_all), Limit(quota("own", hit=1.0, miss=1.0), own)]
+    async with World(limits=limits) as w:
+        first = w.ask()
+        await w.idle()
+        shared_by_all.gate.set()
+        await w.idle()
+        w.last.reply(FRESH, body=b"x")
+        await w.idle()
+        assert first.got == b"x"
+        refused = [w.ask() for _ in range(3)]
+        await w.idle()
+        assert [(client.status, client.fields["retry-after"]) for client in refused] == [(429, "100")] * 3
+        assert shared_by_all.asked == [2.0]
+        assert [most.key for most in w.tallies.refused.top(5)] == [f"all\nown\n{ME}"]
+
+
+async def test_all_limits_are_asked_at_once_and_whoever_refuses_has_the_others_paid_back() -> None:
+    one, two = Asking(0.5, BURST), Asking(0.01, 1.0)
+    limits = [Limit(quota("one"), one), Limit(quota("two", burst=1.0, rate=0.01, hit=1.0, miss=1.0), two)]
+    async with World(limits=limits) as w:
+        for _ in range(2):
+            w.ask()
+            await w.idle()
+            assert len(one.asked) == len(two.asked), "neither waits for the other"
+        one.gate.set()
+        await w.idle()
+        two.gate.set()
+        await w.idle()
+        assert sorted(client.status or 0 for client in w.clients) == [0, 429]
+        w.last.reply(FRESH, body=b"x")
+        await w.idle()
+        assert one.left(ME, 0.0) == BURST - 2.0
