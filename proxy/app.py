@@ -123,7 +123,7 @@ class App:
         self.settings, self._berth = settings, berth
         self.clock = Clock()
         self.background = Background()
-        self.fleet = Fleet(settings.redis, self.clock)
+        self.fleet = Fleet(settings.redis, self.clock, settings.workers)
         self.log = self.fleet.log
         self.memory = Memory(settings.memory_max_size, self.log)
         self.flights = Flights(self.log, FlightMemory(settings.limits.flight_memory))

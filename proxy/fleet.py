@@ -19,10 +19,11 @@ from proxy.settings import Redis
 
 class Fleet:
     """`log` is the invalidation log as this instance has applied it, `told` the one that all share, `store` what
-    all have fetched; None where there is nobody else.
+    all have fetched; None where there is nobody else. `workers` serve on this one's port, this one included: there
+    are at least as many, even where nobody was heard of.
     """
 
-    def __init__(self, redis: Redis | None, clock: Clock) -> None:
+    def __init__(self, redis: Redis | None, clock: Clock, workers: int = 1) -> None:
         self.instance = os.urandom(6).hex()
         self.told: RedisLog | LocalLog
         self.store: RedisStore | None = None
@@ -59,7 +60,9 @@ class Fleet:
             on_hearing=self.store.on_hearing,
         )
         told = self.told
-        self._limits = Limits(self.link, redis.prefix, lambda: told.instances, clock.now, self._services.spawn)
+        self._limits = Limits(
+            self.link, redis.prefix, lambda: max(workers, told.instances), clock.now, self._services.spawn
+        )
 
     def buckets(self, route: str, quota: Quota) -> Buckets:
         """Those of one limit of a route."""

@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 
 from proxy.admin.access import Access
 from proxy.admin.dashboard import Dashboard
-from proxy.admin.families import Ledger
+from proxy.admin.families import Ledger, with_silent
 from proxy.admin.hottest import hot_answer, wanted
 from proxy.admin.listener import Door, body_of, json_answer
 from proxy.admin.metrics import RAW, exposed, stats_answer
@@ -25,8 +25,10 @@ from proxy.flow.hot import COUNTERS
 
 OF_ALL: Final = frozenset({"/entries"})  # GET: what each process knows of itself
 _ALIVE_WITHIN: Final = 0.5  # seconds in which a process that is to be asked says that it is alive
-_READY_WITHIN: Final = 1.0  # seconds in which each says whether it is ready: who probes waits no longer as a rule
-_WITHIN: Final = 5.0  # seconds in which each of those that are all asked answers
+# Seconds in which each of those that are all asked answers: who probes, scrapes or looks waits no longer as a rule,
+# and is to see what the others say while one hangs.
+_WITHIN: Final = 1.0
+_SILENCE: Final = b'{"status":"no answer"}'  # what is told of one of which there is nothing
 _ASKED_WITH: Final = (hdrs.ACCEPT, hdrs.AUTHORIZATION, hdrs.CONTENT_TYPE)
 _ANSWERED_WITH: Final = (hdrs.ALLOW, hdrs.CONTENT_TYPE, hdrs.LOCATION, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
 
@@ -95,7 +97,7 @@ class CrewAdmin:
         return await self._any(question)
 
     async def _readiness(self, question: "_Question") -> web.Response:
-        told = await self._ask_all(question, _READY_WITHIN)
+        told = await self._ask_all(question)
         # While one is replaced the others get its connections: to take all of them out would only add to the
         # trouble. One that hangs keeps its connections, and its clients wait.
         said = {answer.status for _, answer in told}
@@ -104,7 +106,7 @@ class CrewAdmin:
         return json_answer(members, status=200 if ready else 503)
 
     async def _all(self, question: "_Question") -> web.Response:
-        told = await self._ask_all(question, _WITHIN)
+        told = await self._ask_all(question)
         for _, answer in told:
             if answer.status not in (200, 503, 504):  # what is wrong with the question is so for all
                 return _passed(answer)
@@ -113,40 +115,41 @@ class CrewAdmin:
     async def _numbers(self, request: web.BaseRequest) -> web.Response:
         stats = request.rel_url.raw_path == "/stats"
         about = "/stats" if stats else "/metrics"
-        told = await self._ask_all(_Question(request, about=about, accepted=RAW), _WITHIN)
+        told = await self._ask_all(_Question(request, about=about, accepted=RAW))
         if told and all(answer.status != 200 for _, answer in told):
-            return _passed(told[0][1])
+            return _wrong(told)
         read = {(at.number, at.process): orjson.loads(said.body) for at, said in told if said.status == 200}
         numbers = {at: said["numbers"] for at, said in read.items()} if stats else read
         merged = self._ledger.merged(numbers, [(member.number, member.process) for member in self._members()])
+        merged = with_silent(merged, [member.number for member, said in told if said.status != 200])
         if stats:
             return stats_answer(merged, [client for said in read.values() for client in said["refused"]])
         return await exposed(merged, request.headers.get(hdrs.ACCEPT, ""), several=True)
 
     async def _hottest(self, request: web.BaseRequest) -> web.Response:
         top = wanted(request)
-        told = await self._ask_all(_Question(request, about=f"/hot?top={COUNTERS}"), _WITHIN)
+        told = await self._ask_all(_Question(request, about=f"/hot?top={COUNTERS}"))
         if told and all(answer.status != 200 for _, answer in told):
-            return _passed(told[0][1])
+            return _wrong(told)
         keys = [key for _, said in told if said.status == 200 for key in orjson.loads(said.body)["keys"]]
         return hot_answer(keys, top)
 
     async def _instances(self, question: "_Question") -> web.Response:
         """What any of them says of the log, and of all which they are: each follows it as an instance of its own."""
-        told = [answer for _, answer in await self._ask_all(question, _WITHIN)]
-        known = [orjson.loads(answer.body) for answer in told if answer.status == 200]
+        told = await self._ask_all(question)
+        known = [orjson.loads(answer.body) for _, answer in told if answer.status == 200]
         if not known:
-            return _passed(told[0]) if told else await self._any(question)
+            return _wrong(told)
         return json_answer({**known[0], "here": [name for said in known for name in said["here"]]})
 
-    async def _ask_all(self, question: "_Question", within: float) -> list[tuple[Member, _Answer]]:
+    async def _ask_all(self, question: "_Question") -> list[tuple[Member, _Answer]]:
         async def one(member: Member) -> tuple[Member, _Answer]:
             try:
-                return member, await question.ask(member, within)
+                return member, await question.ask(member, _WITHIN)
             except TimeoutError:
-                return member, _Answer(504, {}, b'{"status":"no answer"}')
+                return member, _Answer(504, {}, _SILENCE)
             except (aiohttp.ClientError, OSError):
-                return member, _Answer(503, {}, b'{"status":"no answer"}')
+                return member, _Answer(503, {}, _SILENCE)
 
         return await asyncio.gather(*map(one, self._members()))
 
@@ -161,7 +164,7 @@ class CrewAdmin:
                 return _passed(await question.ask(member))
             except (aiohttp.ClientError, OSError):
                 continue
-        raise Refusal(Trouble.NO_WORKER, "None of the processes answers; they are being started again.")
+        raise _nobody()
 
 
 class _Question:
@@ -170,7 +173,9 @@ class _Question:
     def __init__(
         self, request: web.BaseRequest, body: bytes = b"", *, about: str | None = None, accepted: str | None = None
     ) -> None:
-        self._method, self._at, self._body = request.method, request.rel_url.raw_path_qs, body
+        # A HEAD is put as a GET: what becomes one answer is made from bodies, of which the listener sends none.
+        self._method = "GET" if request.method == "HEAD" else request.method
+        self._at, self._body = request.rel_url.raw_path_qs, body
         if about is not None:
             self._method, self._at = "GET", about
         self._fields = _some(request.headers, _ASKED_WITH)
@@ -221,6 +226,18 @@ def _listed(told: Sequence[tuple[Member, _Answer]]) -> list[dict[str, Any]]:
         more = said if isinstance(said, dict) else {"answer": said}
         listed.append({"worker": member.number, "process": member.process, **more})
     return listed
+
+
+def _wrong(told: Sequence[tuple[Member, _Answer]]) -> web.Response:
+    """What one that answers says is wrong. Raises Refusal where nobody does."""
+    answers = [answer for _, answer in told if answer.body != _SILENCE]
+    if not answers:
+        raise _nobody()
+    return _passed(answers[0])
+
+
+def _nobody() -> Refusal:
+    return Refusal(Trouble.NO_WORKER, "None of the processes answers; what has ended is being started again.")
 
 
 def _passed(answer: _Answer) -> web.Response:

@@ -48,7 +48,7 @@ def _histogram(name: str, help_: str, *labels: str) -> Family:
 
 _FAMILIES: Final = (
     _gauge("build_info", "The version that runs; always 1.", "version", "python", each=True),
-    _gauge("ready", "Whether it takes requests: 0 while starting or draining.", each=True),
+    _gauge("ready", "Whether it takes requests: 0 while starting or draining, or where it does not answer.", each=True),
     _counter(
         "requests_total",
         "Requests answered, by what the cache did for them. Route is empty where none took the request.",
@@ -72,6 +72,11 @@ _FAMILIES: Final = (
     _counter("upstream_retries_total", "Calls repeated on another connection: the first had died idle.", "upstream"),
     _counter("upstream_errors_total", "Calls without an answer, or without all of it.", "upstream", "reason"),
     _histogram("upstream_duration_seconds", "From a call to the head of its answer.", "upstream"),
+    _counter(
+        "upstream_responses_total",
+        "Answers by class of their status, whatever became of them: a 5xx may have been bridged by a stale one.",
+        *("upstream", "status"),
+    ),
     _gauge("upstream_connections", "Connections in use.", "upstream"),
     _gauge("upstream_breaker_open", "Whether calls are held back, as the upstream fails.", "upstream", each=True),
     _counter("upstream_breaker_opened_total", "How often the breaker has opened.", "upstream"),
@@ -130,6 +135,12 @@ _FAMILIES: Final = (
     ],
 )
 FAMILIES: Final[Mapping[str, Family]] = {family.name: family for family in _FAMILIES}
+
+
+def with_silent(snapshot: Snapshot, workers: Iterable[int]) -> Snapshot:
+    """The numbers of several processes, and that those `workers` are not ready, which they cannot say themselves."""
+    ready = [*snapshot.get("readthrough_ready", ()), *[((str(worker),), 0) for worker in workers]]
+    return {**snapshot, "readthrough_ready": ready}
 
 
 class Ledger:

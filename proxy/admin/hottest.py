@@ -28,8 +28,7 @@ class Hottest:
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         top = wanted(request)
         self._settle()
-        # All are needed: what is hot under no one's name may be under all of them together.
-        found = self._hot.top(COUNTERS)
+        found = self._hot.top(top)
         keys = [{"key": told_key(hot.key), "rate": hot.rate, "excess": hot.excess} for hot in found]
         return hot_answer(keys, top)
 

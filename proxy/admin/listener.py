@@ -18,6 +18,7 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
 MAX_BODY: Final = 1 << 20  # bytes; what aiohttp takes at most too
 _MAX_FIELDS: Final = 64  # of at most 8 KiB each: heads that do not end take 64 MiB at the most
 _BODY_TIMEOUT: Final = 10.0  # seconds for all of it
+AT_ONCE: Final = 16 << 10  # bytes that are read, and parsed, before it is looked at what they are
 _FIELDS: Final = {
     hdrs.SERVER: "readthrough",
     hdrs.CACHE_CONTROL: "no-store",
@@ -37,26 +38,24 @@ def peer_of(request: web.BaseRequest) -> str:
     return told or request.remote or "unknown"
 
 
-async def body_of(request: web.BaseRequest) -> bytes:
-    """The body of a request. Raises Refusal where it is too large, too slow, or breaks off."""
-    if (request.content_length or 0) > MAX_BODY:
-        raise _too_large()
+async def body_of(request: web.BaseRequest, most: int = MAX_BODY) -> bytes:
+    """The body of a request. Raises Refusal where it has more than `most` bytes, is too slow, or breaks off."""
+    if (request.content_length or 0) > min(most, MAX_BODY):
+        raise _too_large(min(most, MAX_BODY))
     try:
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
         async with asyncio.timeout(_BODY_TIMEOUT):
             return await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise _too_large() from None
     except TimeoutError:
         raise Refusal(Trouble.BODY_TIMEOUT, f"The body did not come within {_BODY_TIMEOUT:g} s.") from None
     except (HttpProcessingError, web.RequestPayloadError, ConnectionError):
         raise Refusal(Trouble.MALFORMED, "The body broke off or is badly framed.") from None
 
 
-def _too_large() -> Refusal:
-    return Refusal(Trouble.BODY_TOO_LARGE, f"The body is larger than {MAX_BODY} bytes: send it in pieces.")
+def _too_large(most: int) -> Refusal:
+    return Refusal(Trouble.BODY_TOO_LARGE, f"The body is larger than {most} bytes, which is the most taken here.")
 
 
 async def answer(request: web.BaseRequest, handle: Handler) -> web.Response:
@@ -75,12 +74,14 @@ async def answer(request: web.BaseRequest, handle: Handler) -> web.Response:
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What a client may take, in seconds: until its first byte or the next one's, from there to a whole head, and to
-    take all of an answer. `connections` may be open at once.
+    take all of an answer. One that was answered before its body had come has `linger` to take that. `connections` may
+    be open at once.
     """
 
     idle: float = 75.0
     head: float = 10.0
     write: float = 30.0
+    linger: float = 1.0
     connections: int = 128
 
 
@@ -88,9 +89,12 @@ class Connection(web.RequestHandler):
     """One client, to whom what aiohttp cannot read is explained like everything else. It is cut where it takes
     longer than it may: aiohttp has one limit for idling and a head that does not end, and none for an answer that
     nobody takes.
+
+    What comes is parsed in the loop that serves everybody, so nothing is parsed that nobody will read: neither the
+    chunks of a body, which need no token and may be a byte each, nor what is left of one when it has its answer.
     """
 
-    __slots__ = ("_bounds", "_door", "_late", "_waits", "_wire")
+    __slots__ = ("_bounds", "_deaf", "_door", "_gone", "_late", "_waits", "_wire")
 
     def __init__(self, door: "Door", bounds: Bounds, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -100,10 +104,13 @@ class Connection(web.RequestHandler):
             access_log=None,  # type: ignore[arg-type]  # none is kept
             auto_decompress=False,
             max_headers=_MAX_FIELDS,
+            lingering_time=0.0,  # it would read on meanwhile
         )
         self._door, self._bounds = door, bounds
         self._late: asyncio.TimerHandle | None = None
         self._waits = False  # for a head, of which nothing has come yet
+        self._deaf = False  # nothing is read any more; what was read before is answered yet
+        self._gone = asyncio.Event()
         self._wire: asyncio.Transport | None = None  # until it is lost; aiohttp forgets its own when it closes
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -116,13 +123,18 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Called by the transport."""
         self._wire = None
+        self._gone.set()
         self._cut_after(None)
         self._door.waiting.pop(self, None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Called by the transport."""
+        """Called by the transport; without data by aiohttp, when it has room again."""
+        if self._deaf:
+            return
         super().data_received(data)
+        if self._upgraded or any(getattr(head, "chunked", True) for head, _ in self._messages):  # an error has none
+            self._stop_reading()
         if self._waits:
             self._waits = False
             self._cut_after(self._bounds.head)
@@ -137,14 +149,36 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Writes an answer; whether the client has left meanwhile. Called by aiohttp."""
+        ends = not request.content.is_eof() or _is_chunked(request) or (self._deaf and not self._messages)
+        if ends:
+            self._stop_reading()
+            resp.force_close()
         try:
             async with asyncio.timeout(self._bounds.write):
-                return await super().finish_response(request, resp, start_time)
+                finished = await super().finish_response(request, resp, start_time)
         except TimeoutError:
             self.cut()
             return resp, True
         finally:
             self._wait()
+        if ends:
+            await self._linger()
+        return finished
+
+    async def _linger(self) -> None:
+        """Let the client take its answer: to close with something unread would take that away from it."""
+        if self._wire is None:
+            return
+        self._stop_reading()  # again: aiohttp may have had room meanwhile
+        if self._wire.can_write_eof() and not self._wire.is_closing():
+            self._wire.write_eof()
+        self._cut_after(self._bounds.linger)
+        await self._gone.wait()
+
+    def _stop_reading(self) -> None:
+        self._deaf = True
+        if self._wire is not None:
+            self._wire.pause_reading()
 
     def cut(self) -> None:
         """End it at once, whatever is still unsent."""
@@ -189,6 +223,45 @@ class Connection(web.RequestHandler):
         return response
 
 
+def _is_chunked(request: web.BaseRequest) -> bool:
+    return hdrs.TRANSFER_ENCODING in request.headers
+
+
+async def _refuse_chunked(_request: web.BaseRequest) -> web.Response:
+    raise Refusal(Trouble.LENGTH_REQUIRED, "A body comes with a Content-Length here, not in chunks.")
+
+
+class _Reader(asyncio.BufferedProtocol):
+    """Has a connection read little at a time: one that is given all there is parses it before anybody can look."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._space = connection, memoryview(bytearray(AT_ONCE))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the transport."""
+        self._connection.connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Called by the transport."""
+        self._connection.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Called by the transport."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Called by the transport."""
+        self._connection.resume_writing()
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Called by the transport."""
+        return self._space
+
+    def buffer_updated(self, size: int) -> None:
+        """Called by the transport."""
+        self._connection.data_received(bytes(self._space[:size]))
+
+
 class Door(web.Server):
     """Makes a Connection of whatever connects. `waiting` are those that have not asked yet, or not again: the first
     has waited longest.
@@ -199,7 +272,7 @@ class Door(web.Server):
             connection = request.protocol
             assert isinstance(connection, Connection)  # noqa: S101 - nothing else is made here
             connection.begun()
-            return await answer(request, handle)
+            return await answer(request, _refuse_chunked if _is_chunked(request) else handle)
 
         super().__init__(answered)
         self.waiting: dict[Connection, None] = {}
@@ -212,6 +285,6 @@ class Door(web.Server):
         if len(self.connections) > self._bounds.connections:
             next(iter(self.waiting)).cut()
 
-    def __call__(self) -> web.RequestHandler:
+    def __call__(self) -> asyncio.BufferedProtocol:  # type: ignore[override]  # it is for the transport alone
         """A new connection."""
-        return Connection(self, self._bounds, asyncio.get_running_loop())
+        return _Reader(Connection(self, self._bounds, asyncio.get_running_loop()))

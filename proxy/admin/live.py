@@ -92,10 +92,12 @@ def lines(reading: Reading, before: Reading | None) -> Iterator[str]:
     for name, upstream in _of(stats, "upstreams").items():
         past = _of(old, "upstreams", name)
         errors = sum(_since(_of(upstream, "errors"), _of(past, "errors")).values())
+        answers = _since(_of(upstream, "responses"), _of(past, "responses"))
         asked_of = upstream.get("requests", 0) - past.get("requests", 0)
         yield (
             f"upstream     {plain(name)}: {_rate(asked_of, seconds)} requests, {_rate(errors, seconds)} errors,"
-            f" {upstream.get('connections', 0)} connections, breaker {plain(upstream.get('breaker', '?'))}"
+            f" {_rate(answers.get('5xx', 0), seconds)} answers 5xx, {upstream.get('connections', 0)} connections,"
+            f" breaker {plain(upstream.get('breaker', '?'))}"
         )
     for name, limits in _of(stats, "limits", "routes").items():
         decided = {word: limits.get(word, 0) for word in _DECISIONS}

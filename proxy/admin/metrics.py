@@ -36,7 +36,7 @@ class Metrics:
         return await exposed(snapshot, accepted)
 
     async def _stats(self, request: web.BaseRequest) -> web.Response:
-        # All are needed where several are asked: see Hottest.
+        # All are needed where several are asked: what each refuses little may be refused most by all of them together.
         snapshot, refused = read(self._sources), most_refused(self._sources.tallies.refused.top(COUNTERS))
         if request.headers.get(hdrs.ACCEPT) == RAW:
             return web.Response(body=orjson.dumps({"numbers": snapshot, "refused": refused}), content_type=RAW)

@@ -24,6 +24,7 @@ class Trouble(Enum):
     NOT_FOUND = ("not-found", 404)
     METHOD = ("method", 405)
     BODY_TIMEOUT = ("body-timeout", 408)
+    LENGTH_REQUIRED = ("length-required", 411)
     BODY_TOO_LARGE = ("body-too-large", 413)
     CONTENT_TYPE = ("content-type", 415)
     UNKNOWN_HOST = ("unknown-host", 421)

@@ -215,6 +215,8 @@ def _upstreams(upstreams: Iterable[tuple[Upstream, Calls]]) -> Iterator[_Row]:
         if upstream.tally.held_back:
             yield "upstream_errors_total", upstream.tally.held_back, name, Reason.BREAKER_OPEN.value
         yield "upstream_duration_seconds", _histogram(upstream.tally.durations), name
+        for status, count in upstream.tally.answers.items():
+            yield "upstream_responses_total", count, name, f"{status}xx"
         yield "upstream_connections", calls.connections, name
         yield "upstream_breaker_open", int(breaker.open), name
         yield "upstream_breaker_opened_total", breaker.opened, name

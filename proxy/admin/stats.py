@@ -163,6 +163,7 @@ def _upstreams(snapshot: Snapshot) -> dict[str, Any]:
             "requests": requests,
             "retries": reader.one("upstream_retries_total", name),
             "errors": reader.by("upstream_errors_total", 1, name),
+            "responses": reader.by("upstream_responses_total", 1, name),
             "connections": reader.one("upstream_connections", name),
             "breaker": "open" if reader.one("upstream_breaker_open", name) else "closed",
             "breaker_opened": reader.one("upstream_breaker_opened_total", name),

@@ -77,8 +77,8 @@ def _masked(kind: Leaf, value: str, hidden: AbstractSet[str]) -> str:
     if kind not in (URL, REDIS_URL):
         return HIDDEN
     scheme, _, rest = value.partition("://")
+    rest, query, _ = rest.partition("?")  # first: what is behind it may have an @ and a slash of its own
     at, rest = _behind_user(rest, anywhere=kind is REDIS_URL)
-    rest, query, _ = rest.partition("?")
     host, slash, path = rest.partition("/")
     if slash and path and _plain(value) in hidden and not (kind is REDIS_URL and path.isdigit()):
         path = HIDDEN

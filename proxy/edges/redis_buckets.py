@@ -32,6 +32,8 @@ _WORTH: Final = 4  # requests; a lease for fewer is not worth its name, and each
 _SHARE: Final = 4  # all leases together may hold a burst divided by this
 _HOLD: Final = 0.01  # seconds for which a denial stands at least: tokens gather meanwhile, for all who ask then
 _TOLD: Final = 500  # debts told at one look: everybody may have one when Redis is back
+_PAUSE: Final = 0.1  # seconds between two questions to a server that refuses them, for each shard
+_QUIET: Final = 60.0  # seconds without a refusal after which the next one is logged again
 _LATE: Final = 0.02  # seconds of waiting for another question behind which an own one has a timer
 _LOOKED_AT: Final = 4  # clients looked at for each new one
 _CLOSE: Final = 1e-9  # tokens that arithmetic may be wrong by
@@ -157,8 +159,9 @@ class RedisBuckets:
     `rate` is in tokens a second, `burst` in tokens; nothing that costs more than `burst` ever passes. `name` is the
     limit's, alike everywhere. Made inside the running loop.
 
-    While Redis is out of reach each process lets pass its share of the rate, and what is left of its lease, and says
-    so afterwards. Nobody has saved anything up then, but whom nothing speaks against may ask for one thing.
+    While Redis is out of reach or refuses each process lets pass its share of the rate, and what is left of its lease,
+    and says so afterwards. Nobody has saved anything up then, but whom nothing speaks against may ask for one thing,
+    where the burst is enough for as many as there are processes.
     """
 
     def __init__(self, desk: Desk, name: str, rate: float, burst: float, *, most: int = MOST) -> None:
@@ -174,14 +177,15 @@ class RedisBuckets:
         self._debts: dict[_Held, None] = {}  # to be told
         self._sweeping: asyncio.Task[None] | None = None
         self._crowded = False  # somebody was forgotten who had been let pass while nobody could be asked
-        self._troubled = False  # Redis has refused the script, and that was logged
+        self._refused_at = _NEVER  # when Redis refused the script the last time
+        self._again = [_NEVER] * SHARDS  # when those that it refuses are asked for again, by one of them
         self._closed = False
 
     def take(self, client: str, cost: float, now: float) -> float | None:
         """See flow.ports.Buckets."""
         held = self._held.get(client)
         if held is None:
-            if cost <= 0 or self._link.reaches(self._place(client)[0]):
+            if cost <= 0 or self._reaches(*self._place(client), now):
                 return self._burst if cost <= 0 else None
             held = self._begin(client, now)
         elif cost <= held.tokens and now < held.ends:
@@ -194,7 +198,7 @@ class RedisBuckets:
             return held.left
         elif now < held.until and cost >= held.refused:
             return now - held.until - (cost - held.refused) / self._rate
-        return None if self._link.reaches(held.key) else self._alone(held, cost, now)
+        return None if self._reaches(held.key, held.shard, now) else self._alone(held, cost, now)
 
     async def ask(self, client: str, cost: float) -> float:
         """See flow.ports.Buckets. Those who ask for the same client while a question is under way share the next."""
@@ -244,12 +248,12 @@ class RedisBuckets:
             if held.tokens <= 0:
                 del self._leases[held]
             elif now >= held.ends - _RETURN:
-                if self._link.reaches(held.key):
+                if self._reaches(held.key, held.shard, now):
                     self._call(held, now, back=True)
                 elif now >= held.ends:
                     held.tokens = 0.0
         for held in [held for held in islice(self._debts, _TOLD) if not held.calling]:
-            if self._link.reaches(held.key):
+            if self._reaches(held.key, held.shard, now):
                 self._call(held, now)
         return bool(self._leases or self._debts)
 
@@ -259,13 +263,17 @@ class RedisBuckets:
         if self._sweeping is not None:
             self._sweeping.cancel()
         idle = [held for held in {**self._leases, **self._debts} if not held.calling]
-        told = [self._call(held, now, back=True) for held in idle if self._link.reaches(held.key)]
+        told = [self._call(held, now, back=True) for held in idle if self._reaches(held.key, held.shard, now)]
         if told:
             await asyncio.wait(told)
 
     def _place(self, client: str) -> tuple[str, int]:
         shard = crc32(client.encode()) % SHARDS
         return f"{self._prefix}:{{q{shard:x}}}:{self._name}:{client}", shard
+
+    def _reaches(self, key: str, shard: int, now: float) -> bool:
+        """Whether Redis is there, and had room for this shard when it was asked last, or is to be asked again."""
+        return now >= self._again[shard] and self._link.reaches(key)
 
     def _share(self) -> float:
         return self._rate / self._count()
@@ -299,7 +307,8 @@ class RedisBuckets:
         share = self._share()
         if held.level_at == _NEVER:
             known_against = self._crowded or held.left + (now - held.heard) * share < cost
-            held.level = held.gift = 0.0 if known_against else cost
+            for_all = cost * self._count() <= self._burst + _CLOSE  # the others do not know, and may do the same
+            held.level = held.gift = cost if for_all and not known_against else 0.0
         else:
             held.level = min(self._burst, held.level + (now - held.level_at) * share)
         held.level_at = now
@@ -321,7 +330,7 @@ class RedisBuckets:
 
     def _top_up(self, held: _Held, now: float) -> None:
         """Ask for more before the lease is spent, so that nobody waits."""
-        if self._batch(held, now) > held.tokens and self._link.reaches(held.key):
+        if self._batch(held, now) > held.tokens and self._reaches(held.key, held.shard, now):
             self._call(held, now)
         else:
             held.low = 0.0
@@ -330,6 +339,8 @@ class RedisBuckets:
         """Settle, pay for whoever waits, and lease what is worth it."""
         self._calls += 1
         self.counters.asked += 1
+        if self._again[held.shard] != _NEVER:  # nobody else need ask before the answer is there
+            self._again[held.shard] = now + _PAUSE
         groups, held.waiting, held.calling = held.waiting, {}, True
         kept, returned = held.tokens, 0.0
         if back:
@@ -356,7 +367,7 @@ class RedisBuckets:
         if error is not None or not future.result():
             self._failed(asked, error)
             return
-        self._crowded = self._troubled = False
+        self._crowded, self._again[held.shard] = False, _NEVER
         self._learn(asked, future.result().decode().split(), now)
         if held.waiting:
             self._next(held, asked, now)
@@ -401,15 +412,20 @@ class RedisBuckets:
         """What was asked may have been done all the same; then it is lost."""
         held = asked.held
         self.counters.failed += 1
-        if isinstance(error, ResponseError) and not self._troubled:
-            self._troubled = True
-            _log.warning("limit %s goes without Redis, which says: %s", self._name, error)
+        if isinstance(error, ResponseError):
+            self._refuses(held.shard, error)
         held.lost = asked.serial
         if asked.debit < 0:
             held.debit -= asked.debit
         waiting, held.waiting = held.waiting, {}
         self._decide(held, asked.groups)
         self._decide(held, waiting)
+
+    def _refuses(self, shard: int, error: ResponseError) -> None:
+        now = self._now()
+        if now - self._refused_at > _QUIET:
+            _log.warning("limit %s goes without Redis, which says: %s", self._name, error)
+        self._refused_at, self._again[shard] = now, now + _PAUSE
 
     def _decide(self, held: _Held, groups: _Group) -> None:
         """Answer those who still wait, without Redis."""

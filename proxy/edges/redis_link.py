@@ -103,7 +103,7 @@ class Link:
     @property
     def up(self) -> bool:
         """Whether every server is connected."""
-        return bool(self._wires) and self._wires.keys() >= self._layout.servers
+        return bool(self._layout.servers) and self._wires.keys() >= self._layout.servers
 
     def reaches(self, key: str) -> bool:
         """Whether the server that holds the key is connected: in a Cluster, others may be lost."""

@@ -49,7 +49,7 @@ class Calls:
             breaker.abandoned(probe=probe)
             raise
         breaker.succeeded()
-        upstream.tally.durations.observe(self._now() - began)
+        upstream.tally.answered(answer.head.status, self._now() - began)
         return answer
 
     def _tell(self, upstream: str, error: OriginError) -> None:

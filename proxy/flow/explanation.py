@@ -4,15 +4,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, unique
+from hashlib import blake2b
 from typing import Final
 
 from proxy.flow.invalidation import Kind
 from proxy.rules.message import Fwd, Headers, Reason
 from proxy.rules.routes import Miss
 
-HIDDEN: Final = "(hidden)"
-_SENSITIVE: Final = re.compile(
-    r"auth|cookie|token|secret|session|passw|credential|signature|jwt|(api|access|private)-?key"
+# Fields of which the value is told. Of all others it may be somebody's key, by whatever name a vendor has for that.
+_HARMLESS: Final = re.compile(
+    r"accept(-.+)?|if-.+|sec-(ch-.+|fetch-.+|gpc)|content-(type|language|encoding|length)|cache-control|pragma|range|"
+    r"host|origin|user-agent|te|dnt|save-data|device-memory|dpr|ect|viewport-width|width|upgrade-insecure-requests|"
+    r"x-forwarded-(proto|host|port)|x-requested-with|x-(tenant|country|device|language|locale)"
 )
 _ABSENT: Final = "\0"  # what `selecting` has for a field that is not there
 
@@ -436,14 +439,16 @@ class Explanation:
 
 
 def told(name: str, value: str | None) -> str | None:
-    """The value of a client's header field, unless its name says that it is nobody else's."""
+    """The value of a client's header field, or where it may be nobody else's a mark that tells it from others."""
     if value is None or value == _ABSENT:
         return None
-    return HIDDEN if _SENSITIVE.search(name) else value
+    if not value or _HARMLESS.fullmatch(name):
+        return value
+    return f"(hidden {blake2b(value.encode('utf-8', 'surrogatepass'), digest_size=6).hexdigest()})"
 
 
 def told_key(key: str) -> str:
-    """A cache key, without the values of keyed header fields that are nobody else's: such keys look the same."""
+    """A cache key, without the values of keyed header fields that may be nobody else's: marks keep them apart."""
     url, *keyed = key.split("\n")
     pairs = [(name, told(name, value)) for name, _, value in (line.partition("=") for line in keyed)]
     return "\n".join([url, *(f"{name}={value}" for name, value in pairs)])

@@ -116,12 +116,20 @@ class Tally:
 
 
 class UpstreamTally:
-    """Of one upstream: seconds to the response head, and calls that its breaker held back."""
+    """Of one upstream: seconds to the response head, its answers by class of the status, whatever became of them, and
+    calls that its breaker held back.
+    """
 
-    __slots__ = ("durations", "held_back")
+    __slots__ = ("answers", "durations", "held_back")
 
     def __init__(self) -> None:
         self.durations, self.held_back = Histogram(), 0
+        self.answers = dict.fromkeys((2, 3, 4, 5), 0)
+
+    def answered(self, status: int, seconds: float) -> None:
+        """One more, after so many seconds."""
+        self.durations.observe(seconds)
+        self.answers[status // 100] = self.answers.get(status // 100, 0) + 1
 
 
 class LimitTally:

@@ -122,6 +122,7 @@ def sources(routes: int = 1, memory: Memory | None = None) -> Sources:
     )
     upstream.tally.durations.observe(0.02)
     upstream.tally.held_back = 1
+    upstream.tally.answers.update({2: 4, 5: 3})
     lag = Histogram()
     lag.observe(0.003)
     return Sources(

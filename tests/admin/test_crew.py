@@ -222,9 +222,31 @@ async def test_the_instances_are_those_of_the_log_and_all_of_its_own_are_here(tm
             worker.log.down = True
         status, said, _ = await here.ask("/instances")
         assert (status, said["type"]) == (503, "urn:readthrough:error:log-unreachable")
+        here.workers[0].socket.unlink()
+        status, said, _ = await here.ask("/instances")
+        assert (status, said["type"]) == (503, "urn:readthrough:error:log-unreachable"), "it is who answers that knows"
         here.present.clear()
         status, said, _ = await here.ask("/instances")
         assert (status, said["type"]) == (503, "urn:readthrough:error:no-worker")
+
+
+async def test_where_nobody_answers_it_is_said_in_words(tmp_path: Path) -> None:
+    async with crew(tmp_path) as here:
+        for worker in here.workers:
+            worker.socket.unlink()
+        for path in ("/instances", "/stats", "/metrics", "/hot"):
+            status, said, fields = await here.ask(path)
+            assert (status, said["type"]) == (503, "urn:readthrough:error:no-worker"), path
+            assert fields["Content-Type"] == "application/problem+json"
+
+
+async def test_the_head_of_an_answer_is_that_of_a_get(tmp_path: Path) -> None:
+    async with crew(tmp_path) as here:
+        for path in ("/instances", "/entries", "/readyz", "/nowhere"):
+            status, _, fields = await here.ask(path)
+            told, body, head = await here.ask(path, "HEAD")
+            assert (told, body) == (status, None), path
+            assert head["Content-Length"] == fields["Content-Length"], path
 
 
 async def test_the_dashboard_is_there_whoever_is_not(tmp_path: Path) -> None:

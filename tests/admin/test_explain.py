@@ -11,6 +11,7 @@ import pytest
 from proxy.admin.entries import Entries
 from proxy.admin.explain import PAGE, Explain
 from proxy.admin.page import parts
+from proxy.admin.problems import Mistake
 from proxy.admin.server import AdminServer, Part
 from proxy.flow.explain import Explainer
 from proxy.rules.limits import Limits
@@ -115,6 +116,58 @@ async def test_every_mistake_in_a_body_is_named(body: object, at: list[str]) -> 
         status, said = await explain(here, body)
         assert (status, said["type"]) == (400, "urn:readthrough:error:bad-request")
         assert [error["at"] for error in said["errors"]] == at
+
+
+async def test_a_body_longer_than_any_head_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    loads = json.loads
+
+    def watched(raw: bytes) -> object:
+        read.append(len(raw))
+        return loads(raw)
+
+    async with World() as w, explaining(w, Limits(max_header_bytes=1000)) as here:
+        monkeypatch.setattr("proxy.admin.explain.json.loads", watched)
+        asked = json.dumps({"url": "http://example.com/a"}).encode()
+        status, said = await explain(here, asked.ljust(4001))
+        assert (status, said["type"]) == (413, "urn:readthrough:error:body-too-large")
+        assert "4000 bytes" in said["detail"]
+        assert 4001 not in read
+        assert (await explain(here, asked.ljust(4000)))[0] == 200
+
+
+@pytest.mark.parametrize("headers", [{"X": ["y"] * 6}, [["X", "y"]] * 6, {f"X-{i}": "\n" for i in range(6)}])
+async def test_more_fields_than_a_request_may_have_are_one_mistake(headers: object) -> None:
+    async with World() as w, explaining(w, Limits(max_headers=5)) as here:
+        status, said = await explain(here, {"url": "http://example.com/a", "headers": headers})
+        assert status == 400
+        assert [(error["at"], error["what"]) for error in said["errors"]] == [("headers", "has more than 5 fields")]
+
+
+async def test_as_many_fields_as_a_request_may_have_are_explained() -> None:
+    async with World() as w, explaining(w, Limits(max_headers=5)) as here:
+        headers = [["Host", "example.com"], *[["X", "y"]] * 4]
+        status, said = await explain(here, {"url": "http://example.com/a", "headers": headers})
+        assert (status, said["answer"]["act"]) == (200, "fetch")
+
+
+async def test_no_more_mistakes_are_made_out_than_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Mistake] = []
+
+    def counted(at: str, what: str, instead: str) -> Mistake:
+        made.append(Mistake(at, what, instead))
+        return made[-1]
+
+    monkeypatch.setattr("proxy.admin.explain.Mistake", counted)
+    monkeypatch.setattr("proxy.admin.asking.Mistake", counted)
+    async with World() as w, explaining(w, Limits(max_headers=1000)) as here:
+        body = {**{f"a{i}": 0 for i in range(60)}, "url": "http://h/", "headers": [[" ", "\n"]] * 200}
+        status, said = await explain(here, body)
+        assert (status, len(said["errors"])) == (400, 100)
+        assert len(made) == 100
+        made.clear()
+        assert len((await explain(here, {f"a{i}": 0 for i in range(5000)}))[1]["errors"]) == 100
+        assert len(made) <= 101, "of those that are not known, and the URL"
 
 
 @pytest.mark.parametrize(

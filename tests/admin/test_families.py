@@ -55,6 +55,16 @@ def test_every_metric_and_label_that_is_watched_exists(file: str) -> None:
             assert {label.rstrip("=!~") for label in re.findall(r"(\w+)[=!]~?\"", given)} <= {*family.labels, "job"}
 
 
+def test_who_answers_nothing_but_5xx_sets_off_the_same_alert_as_who_does_not_answer() -> None:
+    (group,) = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"]
+    (rule,) = [rule["expr"] for rule in group["rules"] if rule["alert"] == "ReadthroughUpstreamFailing"]
+    failed, _, asked = rule.partition("/ ")
+    assert 'readthrough_upstream_responses_total{status="5xx"}' in failed
+    # A plus of two sums is nothing where one of them is: an upstream that always answers has no series of errors.
+    assert re.search(r"upstream_errors_total\[5m\]\)\s+or\s+rate\(", failed)
+    assert "readthrough_upstream_requests_total" in asked
+
+
 def test_every_family_is_on_the_dashboard_but_for_a_few() -> None:
     text = (MONITORING / "dashboard.json").read_text() + (MONITORING / "alerts.yaml").read_text()
     missing = {name for name in FAMILIES if name not in text and not name.startswith("process_")}

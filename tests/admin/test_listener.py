@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import pytest
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from proxy.admin import listener
 from proxy.admin.listener import Bounds, Door
@@ -20,15 +20,11 @@ from tests.e2e.process import eventually, free_port
 POST = b"POST /invalidate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
 
 
-async def test_a_body_too_large_is_refused_by_what_it_says_and_by_what_it_is() -> None:
-    async def pieces() -> AsyncIterator[bytes]:
-        for _ in range(20):
-            yield b" " * 100_000
-
+async def test_a_body_too_large_is_refused_by_what_it_says() -> None:
     async with admin() as here:
-        for body in (io.BytesIO(b" " * (listener.MAX_BODY + 1)), pieces()):
-            status, said, _ = await here.ask("/invalidate", "POST", JSON, data=body)
-            assert (status, said["type"]) == (413, "urn:readthrough:error:body-too-large")
+        body = io.BytesIO(b" " * (listener.MAX_BODY + 1))
+        status, said, _ = await here.ask("/invalidate", "POST", JSON, data=body)
+        assert (status, said["type"]) == (413, "urn:readthrough:error:body-too-large")
 
 
 async def test_a_body_just_not_too_large_is_read() -> None:
@@ -48,12 +44,30 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
         assert here.log.batches == []
 
 
-@pytest.mark.parametrize("body", [b"zz\r\n{}\r\n0\r\n\r\n", b'c\r\n{"all":true}x\r\n0\r\n\r\n'])
-async def test_a_badly_framed_body_changes_nothing(body: bytes) -> None:
+@pytest.mark.parametrize("body", [b'c\r\n{"all":true}\r\n0\r\n\r\n', b'c\r\n{"all"'])
+async def test_a_body_that_does_not_say_how_long_it_is_changes_nothing(body: bytes) -> None:
     async with admin() as here:
         answer = await raw(here, POST + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+        assert answer.startswith(b"HTTP/1.1 411 ")
+        assert b"urn:readthrough:error:length-required" in answer
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert here.log.batches == []
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+        b'Content-Length: 12\r\nTransfer-Encoding: chunked\r\n\r\nc\r\n{"all":true}\r\n0\r\n\r\n',
+        b'Content-Length: 12 \r\nContent-Length: 12\r\n\r\n{"all":true}',
+        b"Content-Length: x\r\n\r\n" + b"x" * 100_000,
+    ],
+)
+async def test_a_badly_framed_body_changes_nothing(rest: bytes) -> None:
+    async with admin() as here:
+        answer = await raw(here, POST + rest)
         assert b" 400 " in answer.partition(b"\r\n")[0]
-        assert b"urn:readthrough:error:malformed" in answer
+        assert answer.count(b"urn:readthrough:error:malformed") == 1
         assert here.log.batches == []
 
 
@@ -244,3 +258,76 @@ async def test_who_has_asked_is_not_cut_for_others() -> None:
         go.set()
         for reader, _ in asking:
             assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+
+
+CHUNKED: Final = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+UPGRADE: Final = ALIVE[:-2] + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "statuses"),
+    [
+        (b"", [b"411"]),
+        (ALIVE * 2, [b"200", b"200", b"411"]),
+        (ALIVE * 100, [*[b"200"] * 100, b"411"]),
+        (UPGRADE, [b"200"]),
+    ],
+    ids=["alone", "behind others", "behind more than are read ahead", "behind an upgrade"],
+)
+async def test_of_a_body_in_chunks_hardly_any_are_read(
+    before: bytes, statuses: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: list[bytes] = []
+    monkeypatch.setattr(StreamReader, "feed_data", lambda _, data, _length=0: fed.append(data))
+    async with door(Bounds(linger=0.1)) as (made, port), connected(port) as (reader, writer):
+        writer.write(before + CHUNKED + b"1\r\nx\r\n" * 100_000)
+        answers = await reader.read()
+        assert [answer[:3] for answer in answers.split(b"HTTP/1.1 ")[1:]] == statuses
+        await eventually(lambda: not made.connections, "it is cut")
+    assert len(fed) <= listener.AT_ONCE // len(b"1\r\nx\r\n")
+
+
+@pytest.mark.parametrize("length", [5, 10_000_000_000])
+async def test_who_is_answered_without_the_body_gets_the_answer_and_what_is_left_is_not_read(length: int) -> None:
+    async with door(Bounds(linger=LONG)) as (_, port), connected(port) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % length)
+        answer = await reader.readuntil(b"}")
+        assert b"connection: close" in answer.lower()
+        assert await reader.read() == b""
+        writer.write(b"x" * (64 << 20))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(writer.drain(), 0.3)
+
+
+async def test_who_is_answered_without_the_body_is_cut_soon_and_at_once_for_others() -> None:
+    async with door(Bounds(linger=0.1)) as (made, port), connected(port) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
+        assert b"alive" in await reader.read()
+        await eventually(lambda: not made.connections, "it is cut")
+    async with door(Bounds(linger=LONG, connections=1)) as (made, port), connected(port) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
+        assert b"alive" in await reader.read()
+        async with connected(port) as (other, asks):
+            asks.write(ALIVE)
+            assert b"alive" in await other.readuntil(b"}")
+            assert len(made.connections) == 1
+
+
+@pytest.mark.parametrize(
+    "bodies",
+    [[0] * 2_000, [*[0] * 40, 40_000, *[3] * 1_000], [500_000, 0, listener.MAX_BODY, 0, 100_000], [100_000] * 20],
+    ids=["many", "many and one that is larger", "large ones and none", "large ones"],
+)
+async def test_however_much_comes_at_once_all_of_it_is_read_in_order(bodies: list[int]) -> None:
+    sizes: list[int] = []
+
+    async def sized(request: web.BaseRequest) -> web.Response:
+        sizes.append(len(await listener.body_of(request)))
+        return listener.json_answer({})
+
+    async with door(Bounds(), sized) as (_, port), connected(port) as (reader, writer):
+        for size in bodies:
+            writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+        for _ in bodies:
+            assert (await reader.readuntil(b"{}")).startswith(b"HTTP/1.1 200 ")
+    assert sizes == bodies

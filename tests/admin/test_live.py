@@ -57,7 +57,7 @@ def test_once_is_since_the_start() -> None:
     assert complaints == []
     text = out.getvalue()
     assert "requests     1,007   hit ratio 99.6%" in text
-    assert "upstream     api: 7 requests, 3 errors, 4 connections, breaker closed" in text
+    assert "upstream     api: 7 requests, 3 errors, 3 answers 5xx, 4 connections, breaker closed" in text
     assert "limits       route 0: allowed 1,006  refused 0  stale 0  too many at once 0" in text
     assert "refused      ?[2J192.0.2.1: 3.2/s of late, by few" in text
     assert "refused      all clients: 1.0/s of late, by few" in text

@@ -1,9 +1,13 @@
 """`GET /metrics` and `GET /stats`, over HTTP."""
 
+import re
+import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
+import aiohttp
 import pytest
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
@@ -18,6 +22,15 @@ from proxy.admin.server import AdminServer, Part
 from tests.admin.kit import Admin, admin
 from tests.admin.numbers import sources
 from tests.e2e.process import free_port
+
+ASSETS: Final = Path(__file__).resolve().parents[2] / "proxy" / "admin" / "assets"
+PATIENCE: Final = aiohttp.ClientTimeout(total=4.0)  # less than the page has, which asks for three things at once
+
+
+def test_the_page_is_more_patient_than_that() -> None:
+    found = re.search(r"within = (\d+)", (ASSETS / "api.js").read_text("utf-8"))
+    assert found is not None
+    assert int(found[1]) > (PATIENCE.total or 0)
 
 
 @asynccontextmanager
@@ -118,6 +131,26 @@ async def test_of_several_processes_they_are_those_of_all(tmp_path: Path) -> Non
         _, alone, _ = await here.ask("/healthz")
         assert alone
         assert (hot["key"], hot["rate"]) == ("http://a/", pytest.approx(2 * 1000, rel=0.05))
+
+
+async def test_of_a_process_that_does_not_answer_it_is_said_here_that_it_is_not_ready(tmp_path: Path) -> None:
+    async with crew(tmp_path) as (here, _):
+        at, hung = f"http://127.0.0.1:{here.port}", tmp_path / "2.sock"
+        async with here.session.get(f"{at}/stats") as response:
+            assert (await response.json())["ready"] is True
+        hung.unlink()
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(hung))
+            listening.listen()  # it takes connections, and says nothing
+            async with here.session.get(f"{at}/stats", timeout=PATIENCE) as response:
+                said = await response.json()
+            assert (said["ready"], said["requests"]["total"]) == (False, 2014)
+            async with here.session.get(f"{at}/metrics", timeout=PATIENCE) as response:
+                found = full_names(plain_text(await response.text()))
+            told = {sample.labels["worker"]: sample.value for sample in found["readthrough_ready"].samples}
+            assert told == {"1": 1, "2": 0}
+            async with here.session.get(f"{at}/hot", timeout=PATIENCE) as response:
+                assert response.status == 200
 
 
 async def test_a_process_that_is_gone_takes_none_of_what_it_had_counted_along(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def test_the_numbers_of_one_process() -> None:
         "requests": 7,
         "retries": 1,
         "errors": {"timeout": 2, "breaker-open": 1},
+        "responses": {"2xx": 4, "3xx": 0, "4xx": 0, "5xx": 3},
         "connections": 4,
         "breaker": "closed",
         "breaker_opened": 0,

@@ -114,6 +114,42 @@ async def test_an_upstream_that_fails_is_seen_to(page: Watched, here: Site) -> N
     assert "none" not in row
 
 
+async def test_an_upstream_that_answers_nothing_but_5xx_is_not_healthy_however_well_it_is_bridged(
+    browser: Browser, here: Site
+) -> None:
+    async with opened(browser, here) as page:
+        states = {
+            "mostly": {"2xx": 2, "3xx": 0, "4xx": 0, "5xx": 3},
+            "hardly": {"2xx": 3, "3xx": 0, "4xx": 0, "5xx": 2},
+            "never": {"2xx": 1, "3xx": 0, "4xx": 9, "5xx": 0},
+        }
+
+        times = 100
+
+        async def stats(route: Route) -> None:
+            rest = {"retries": 0, "errors": {}, "connections": 1, "breaker": "closed", "breaker_opened": 0}
+            told = {
+                name: {
+                    **rest,
+                    "requests": 9 * times,
+                    "responses": {status: times * number for status, number in answers.items()},
+                }
+                for name, answers in states.items()
+            }
+            await answering(json.dumps(busy(upstreams=told)))(route)
+
+        await page.page.route("**/stats", stats)
+        await page.page.reload()
+        await page.page.wait_for_selector("main", state="visible")
+        times = 101
+        await page.look_again()
+        await expect(page.page.locator("#upstreams-when")).to_have_text("last minute")
+        rows = (await page.text("#upstreams")).replace("\u202f", " ")
+        assert re.search(r"^mostly\s+failing\s+[\d.]+/s\s+3 5xx\s", rows, re.MULTILINE), rows
+        assert re.search(r"^hardly\s+healthy\s+[\d.]+/s\s+2 5xx\s", rows, re.MULTILINE), rows
+        assert re.search(r"^never\s+healthy\s+[\d.]+/s\s+none\s", rows, re.MULTILINE), rows
+
+
 async def test_whom_a_limit_refuses_is_seen(page: Watched, here: Site) -> None:
     here.upstream.on("/limited/x", replies("x", FRESH))
     await page.shown()
@@ -127,19 +163,19 @@ async def test_whom_a_limit_refuses_is_seen(page: Watched, here: Site) -> None:
 
 async def test_what_clients_and_upstreams_say_is_only_text(page: Watched, here: Site) -> None:
     page.forgiven = (MISTAKEN,)
-    here.upstream.on("/keyed/*", replies("x", FRESH, f"Surrogate-Key: {MARKUP}", "Vary: X-Thing"))
+    here.upstream.on("/keyed/*", replies("x", FRESH, f"Surrogate-Key: {MARKUP}", "Vary: User-Agent"))
     path = "/keyed/<img/src=x/onerror=window.harmed=1>?q='\"&<svg/onload=window.harmed=1>"
     for _ in range(20):
-        await here.send(request(path, f"X-Tenant: {MARKUP}", f"X-Thing: {MARKUP}"))
+        await here.send(request(path, f"X-Tenant: {MARKUP}", f"User-Agent: {MARKUP}"))
     await expect(page.page.locator("#hot code").filter(has_text="window.harmed").first).to_be_visible()
     assert MARKUP in await page.text("#hot"), "the header value is part of the key"
     await page.page.fill("#explain-url", f"http://{HOST}{path}")
     await page.page.fill("#explain-headers", MARKUP)
     await page.page.click("#explain-button")
     await expect(page.page.locator("#explain-problem")).to_contain_text(f"which this is not: {MARKUP}")
-    await page.page.fill("#explain-headers", f"X-Tenant: {MARKUP}\nX-Thing: {MARKUP}")
+    await page.page.fill("#explain-headers", f"X-Tenant: {MARKUP}\nUser-Agent: {MARKUP}")
     await page.page.click("#explain-button")
-    await expect(page.page.locator("#explain-steps")).to_contain_text(f"x-thing: {MARKUP}")
+    await expect(page.page.locator("#explain-steps")).to_contain_text(f"user-agent: {MARKUP}")
     for kind, value in (("tags", MARKUP), ("urls", path), ("hosts", MARKUP)):
         await page.page.check(f"input[value={kind}]")
         await page.page.fill("#purge-values", value)

@@ -12,6 +12,17 @@ from tests.e2e.upstream import replies
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 FRESH = "Cache-Control: max-age=600"
+CONFIG = {
+    "routes": [
+        {
+            "name": "limited",
+            "match": {"path": "/limited/*"},
+            "upstream": "origin",
+            "rate_limit": {"rate": "1/m", "burst": 3},
+        },
+        {"name": "all", "match": {"path": "/*"}, "upstream": "origin"},
+    ]
+}
 
 
 async def purge(page: Watched, kind: str, value: str) -> None:
@@ -121,6 +132,24 @@ async def test_a_request_is_explained(page: Watched, here: Site) -> None:
     await page.page.click("#explain-button")
     await expect(page.page.locator("#explain-verdict")).to_contain_text("Refused")
     assert here.upstream.count("/why") == 1, "nothing is fetched to explain"
+
+
+async def test_it_is_explained_for_a_client(page: Watched, here: Site) -> None:
+    page.forgiven = (MISTAKEN,)
+    here.upstream.on("/limited/x", replies("x", FRESH))
+    await page.shown()
+    await page.page.fill("#explain-url", f"http://{HOST}/limited/x")
+    await page.page.fill("#explain-client", "nobody")
+    await page.page.click("#explain-button")
+    await expect(page.page.locator("#explain-problem")).to_contain_text("client is not an IP address")
+    await page.page.fill("#explain-client", " 192.0.2.7 ")
+    await page.page.click("#explain-button")
+    await expect(page.page.locator("#explain-steps")).to_contain_text("192.0.2.7")
+    assert await page.text("#explain-problem") == ""
+    await page.page.fill("#explain-client", "")
+    await page.page.click("#explain-button")
+    await expect(page.page.locator("#explain-steps h3").first).to_be_visible()
+    assert "192.0.2.7" not in await page.text("#explain-steps")
 
 
 async def test_a_hot_key_is_explained_and_offered_for_a_purge(page: Watched, here: Site) -> None:

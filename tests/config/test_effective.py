@@ -123,6 +123,11 @@ def test_no_secret_is_said(tmp_path: Path) -> None:
         ("redis://h/0?password=s3cret", "redis://h/0?(hidden)"),
         ("redis+sentinel://u:s3cret@a:1,b:2/master", "redis+sentinel://(hidden)@a:1,b:2/master"),
         ("redis+cluster://u:s3/cr@et@a:1,b:2", "redis+cluster://(hidden)@a:1,b:2"),
+        ("redis+sentinel://h:26379/m?sentinel_password=pa@s3cret", "redis+sentinel://h:26379/m?(hidden)"),
+        (
+            "redis+sentinel://u:p@h:26379/m?sentinel_password=p?a@/s3@cret",
+            "redis+sentinel://(hidden)@h:26379/m?(hidden)",
+        ),
     ],
 )
 def test_of_redis_it_is_said_where_it_is(url: str, shown: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 import redis
 from hypothesis import HealthCheck, settings
+from redis import ResponseError
 
 from proxy.edges.redis_buckets import Desk, RedisBuckets
 from proxy.edges.redis_link import Script, Unreachable, Word
@@ -203,7 +204,7 @@ class World:
     """Time, which passes when the test says so, and what happens in it.
 
     `fault` says what becomes of a call: "" it is answered, "lost" before it was run, "deaf" afterwards, "late": it is
-    run only after the caller has given up.
+    run only after the caller has given up, "full": it is refused.
     """
 
     def __init__(self, keeper: Keeper, *, latency: float = 0.0) -> None:
@@ -299,9 +300,12 @@ class Process:
 
         if not self.up:
             fail()
+        elif fault == "full":
+            refusal = ResponseError("OOM, it says")
+            world.at(world.now + world.latency, lambda: future.set_exception(refusal))
         elif fault:
             world.at(world.now + DEADLINE, fail)
-        if self.up and fault != "lost":
+        if self.up and fault not in ("lost", "full"):
             world.at(world.now + (3 * DEADLINE if fault == "late" else world.latency / 2), execute)
         return future
 

@@ -211,6 +211,20 @@ def test_a_bucket_lives_until_it_is_full_and_its_marker_for_ever(client: redis.R
     assert not client.exists("rt:{q0}:limit:other"), "what is full need not be kept"
 
 
+@pytest.mark.parametrize("policy", ["noeviction", "volatile-lru"])
+def test_a_redis_that_is_full_refuses_it_whoever_asks(client: redis.Redis, policy: str) -> None:
+    words: list[Word] = ["10", "100", 1_000_000, "h", 1, 0, 0, "0", "0", "0", "0", "1", 0, "", "m", "1", 1]
+    client.config_set("maxmemory-policy", policy)
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            client.eval(SCRIPT.source, 2, "rt:{q0}:limit:c", "rt:{q0}", *words)
+        assert client.dbsize() == 0
+    finally:
+        client.config_set("maxmemory", 0)
+    assert client.eval(SCRIPT.source, 2, "rt:{q0}:limit:c", "rt:{q0}", *words)
+
+
 _COSTS = st.lists(st.tuples(st.sampled_from([0.1, 1.0, 3.0, 20.0]), st.integers(1, 40)), max_size=2)
 _TOKENS = st.one_of(st.just(0.0), st.floats(0, 60))
 _CALLS = st.fixed_dictionaries(

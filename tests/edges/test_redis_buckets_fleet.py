@@ -175,6 +175,90 @@ async def test_nothing_is_saved_up_while_redis_is_gone_but_who_comes_first_is_le
     assert limit.left("c", world.now) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("burst", "cost", "passes"), [(1.0, 1.0, 0), (2.0, 1.0, 0), (3.0, 1.0, 3), (5.0, 2.0, 0), (6.0, 2.0, 3)]
+)
+async def test_who_comes_first_while_redis_is_gone_is_let_pass_only_where_the_burst_is_enough_for_all(
+    world: World, burst: float, cost: float, passes: int
+) -> None:
+    rate, admitted = 1 / 60, 0
+    processes = three(world)
+    limits = [process.buckets(rate, burst) for process in processes]
+    for process in processes:
+        process.up = False
+    for second in range(1200):
+        for process, limit in zip(processes, limits, strict=True):
+            admitted += await process.asks(limit, "c", cost) >= 0
+        if not second:
+            assert admitted == passes
+        assert admitted * cost <= passes * cost + 1.2 * rate * second
+        await world.until(world.now + 1)
+    assert admitted * cost >= rate * 1200 - 3 * cost, "and nobody is shut out"
+
+
+async def test_a_redis_that_is_full_is_asked_now_and_then_and_by_one_and_is_used_again_once_it_is_not(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.latency = 0.002
+    offer = Offer(three(world), 100.0, 50.0)
+    await offer.load((280.0, 100.0, 20.0), 3.0)
+    world.fault, calls = lambda: "full", world.calls
+    admitted = await offer.load((280.0, 100.0, 100.0), 10.0)
+    assert offer.alone > 0
+    assert 0.9 * 1000 <= admitted <= 1.2 * 1000, admitted
+    assert world.calls - calls <= 3 * (10 / 0.1 + 2), "each process asks ten times a second"
+    assert len(caplog.messages) == 3, "each says so once"
+    world.fault = str
+    await offer.load((280.0, 100.0, 20.0), 0.2)
+    alone = offer.alone
+    assert await offer.load((280.0, 100.0, 20.0), 10.0) == pytest.approx(1000, rel=0.05)
+    assert offer.alone == alone
+
+
+async def test_a_redis_that_is_full_now_and_then_is_complained_of_once_until_a_minute_was_quiet(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = Process(world)
+    limit = process.buckets(10.0, 10.0)
+    for at in range(40):
+        world.fault = (lambda: "full") if at % 2 else str
+        await process.asks(limit, str(at))
+        await world.until(world.now + 3)
+    assert len(caplog.messages) == 1
+    world.fault = str
+    await world.until(world.now + 61)
+    world.fault = lambda: "full"
+    await process.asks(limit)
+    assert len(caplog.messages) == 2
+
+
+async def test_what_was_let_pass_while_redis_was_full_is_told_without_a_storm_of_vain_questions(world: World) -> None:
+    process, other = Process(world), Process(world)
+    limit = process.buckets(1.0, 10.0)
+    world.fault = lambda: "full"
+    names = [str(at) for at in range(600)]
+    for name in names:
+        assert await process.asks(limit, name) >= 0
+    calls = world.calls
+    await world.until(world.now + 5)
+    assert world.calls - calls <= 16 * (5 / 0.1 + 2), "one for each shard"
+    world.fault = str
+    await world.until(world.now + 0.5)
+    here = other.buckets(1.0, 10.0)
+    for name in names[::50]:
+        assert await other.asks(here, name) == pytest.approx(8.25, abs=0.35), "one was told, and one is paid"
+
+
+async def test_while_redis_is_full_no_more_clients_are_remembered_than_else(world: World) -> None:
+    process = Process(world)
+    limit = process.buckets(1.0, 10.0, most=50)
+    world.fault = lambda: "full"
+    said = [await process.asks(limit, str(at)) >= 0 for at in range(500)]
+    assert len(limit) == 50
+    assert len(limit._debts) <= 50  # noqa: SLF001 - nobody else knows
+    assert sum(said) <= 52, "whoever is new then begins with nothing"
+
+
 async def test_who_was_refused_last_begins_an_outage_with_nothing(world: World) -> None:
     process = Process(world, instances=4)
     limit = process.buckets(4.0, 4.0)

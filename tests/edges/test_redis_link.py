@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from proxy.edges.redis_link import Call, Link, Script, Unreachable
+from proxy.edges.redis_wire import Address
 from proxy.flow.background import Background
 from tests.e2e.process import eventually, free_port
 from tests.redis_servers import HOST, Relay, Server, single
@@ -63,6 +64,23 @@ async def test_nothing_is_asked_before_the_first_probe(redis_url: str) -> None:
     with pytest.raises(Unreachable, match="not connected yet"):
         await link.alone("k", [Call(("PING",))], 1.0)
     await link.close()
+
+
+async def test_a_link_is_not_up_while_only_some_servers_have_joined(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the keys are is known only behind that: what is asked before finds nobody."""
+    seen: list[bool] = []
+    joined = Link._join  # noqa: SLF001 - the moment in between is nobody else's to see
+
+    async def join(link: Link, address: Address) -> None:
+        await joined(link, address)
+        seen.append(link.up)
+
+    monkeypatch.setattr(Link, "_join", join)
+    async with linked(redis_url) as link:
+        assert link.up
+    assert seen == [False]
 
 
 async def test_commands_and_scripts_give_replies_as_redis_sends_them(redis_url: str) -> None:

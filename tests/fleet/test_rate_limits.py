@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from zlib import crc32
 
 import pytest
@@ -12,10 +13,13 @@ import pytest
 from proxy.edges.redis_buckets import SHARDS, Desk, RedisBuckets
 from proxy.edges.redis_link import Link
 from proxy.flow.background import Background
+from tests.e2e.process import free_port
 from tests.edges.bucket_kit import worst
 from tests.edges.fleet import until
-from tests.fleet.harness import tell
-from tests.redis_servers import Cluster, Relay, Server
+from tests.fleet import harness
+from tests.fleet.harness import fresh, tell
+from tests.fleet.load import Load, Order
+from tests.redis_servers import Cluster, Relay, Server, single
 
 pytestmark = pytest.mark.asyncio(loop_scope="function")
 
@@ -175,6 +179,72 @@ async def test_a_connection_that_is_cut_is_no_error_and_what_was_out_is_counted(
             await loading
         assert worst(here.admitted, RATE) <= 1.2 * BURST + RATE * here.longest
         assert all(holder.link.up for holder in here.holders)
+
+
+@pytest.mark.parametrize("policy", ["noeviction", "volatile-lru"])
+async def test_a_redis_that_has_no_room_is_no_error_keeps_nobody_waiting_and_does_not_grow(
+    policy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with single({"maxmemory-policy": policy}) as server:
+        async with fleet(server.url) as here:
+            await here.load(UNEVEN, 1.0)
+            server.ask("CONFIG", "SET", "maxmemory", 1)
+            here.longest = here.late = 0.0
+            began = time.monotonic()
+            admitted = await here.load(UNEVEN, 3.0)
+            most = RATE * (time.monotonic() - began)
+            keys = server.ask("DBSIZE")
+            for at in range(3000):
+                assert await here.holders[at % 3].asks(f"invented {at}") >= 0
+            tell(f"{policy}: {admitted} admitted of {most:.0f}; longest wait {here.longest * 1000:.0f} ms")
+            assert any("OOM" in name for name in server.info("errorstats")), "it is full"
+            assert server.ask("DBSIZE") <= keys
+            assert 0.5 * most <= admitted <= 1.2 * most
+            assert here.longest <= here.late + 0.1, "and their deadline is two seconds"
+            assert all(holder.link.up for holder in here.holders)
+            assert len([line for line in caplog.messages if "OOM" in line]) == len(here.holders)
+
+            server.ask("CONFIG", "SET", "maxmemory", 0)
+            back, at = time.monotonic(), len(here.admitted)
+            await here.load(UNEVEN, 5.0)
+            later = [moment for moment in here.admitted[at:] if moment[0] > back + 2]
+            span = later[-1][0] - later[0][0]
+            assert len(later) == pytest.approx(RATE * span, rel=0.05), "exact again"
+
+
+async def test_a_redis_that_may_evict_answers_has_room_for_limits_and_stays_as_large(server: Server) -> None:
+    server.ask("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    room = int(server.info("memory")["used_memory"]) + (4 << 20)
+    server.ask("CONFIG", "SET", "maxmemory", room)
+    for at in range(60):
+        server.ask("SET", f"answer {at}", b"x" * (100 << 10), "EX", 600)
+    async with fleet(server.url) as here:
+        for at in range(9000):
+            assert await here.holders[at % 3].asks(f"invented {at}") >= 0
+        began = time.monotonic()
+        admitted = await here.load(UNEVEN, 2.0)
+        assert admitted <= RATE * (time.monotonic() - began) + BURST
+        assert int(server.info("stats")["evicted_keys"]) > 20, "it is full"
+        assert int(server.info("memory")["used_memory"]) <= room + (1 << 20)
+        assert sum(holder.limit.counters.alone for holder in here.holders) == 0
+
+
+async def test_processes_on_one_port_that_start_without_redis_share_the_rate(tmp_path: Path) -> None:
+    rate, workers = 20, 3
+    hot = {"name": "hot", "match": {"path": "/hot/*"}, "upstream": "origin"}
+    limit = {"rate": f"{rate}/s", "burst": rate, "by": "route"}
+    over = {"workers": workers, "routes": [{**hot, "rate_limit": limit}]}
+    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    async with harness.fleet(tmp_path, nowhere, over, size=1, join=False) as here:
+        here.upstream.on("/hot/*", fresh(b"h"))
+        began = time.monotonic()
+        order = Order([here[0].port], 5.0, "one", 400.0, 60, 5, 0.0)
+        samples = await (await Load.start(order)).samples()
+        took = max(s.due + s.seconds for s in samples) - began
+        told = [sum(s.status == status for s in samples) for status in (200, 429)]
+        tell(f"{workers} workers that know of nobody: {told[0] / (rate * took):.2f} of the limit")
+        assert sum(told) == len(samples)
+        assert 0.3 * rate * took <= told[0] <= 1.2 * rate * took
 
 
 async def test_leaving_gives_everything_back(server: Server) -> None:

@@ -709,8 +709,8 @@ async def test_a_cookie_that_a_variant_was_selected_on_is_not_told() -> None:
         explained = repr(explainer(w).explain(request("Cookie: mine=2")))
         listed = repr(explainer(w).stored(request()))
         assert "s3cret" not in explained + listed
-        assert "(hidden)" in explained
-        assert "(hidden)" in listed
+        assert "(hidden " in explained
+        assert "(hidden " in listed
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -5,7 +5,7 @@ from math import exp
 
 import pytest
 
-from proxy.flow.explanation import Field, Tried, Wish
+from proxy.flow.explanation import Field, Tried, Wish, told
 from proxy.flow.site import Site, read
 from proxy.flow.steps import arithmetic, client, eligibility, keying, routing, windows
 from proxy.rules.message import Reason
@@ -57,7 +57,11 @@ async def test_the_key_is_taken_apart() -> None:
         key = keying(asked, policy)
         assert (key.url, key.target) == ("http://example.com/a?b=1&&c", "/a?b=1&&c")
         assert key.ignored == ("utm_x", "t")
-        assert key.headers == (Field("x-tenant", "a"), Field("x-api-key", "(hidden)"), Field("x-none", None))
+        assert key.headers == (
+            Field("x-tenant", "a"),
+            Field("x-api-key", told("x-api-key", "s3cret")),
+            Field("x-none", None),
+        )
         assert key.tags == ("all",)
 
 

@@ -48,6 +48,8 @@ export class Explain {
       return;
     }
     const body = { method: byId("explain-method").value.trim(), url: byId("explain-url").value.trim(), headers };
+    const client = byId("explain-client").value.trim();
+    if (client) body.client = client;
     try {
       const answer = await ask("explain", { body, accept: PAGE });
       if (this.#turn !== turn) return;

@@ -194,16 +194,18 @@ export class Screen {
       const failed = n.total(errors);
       const calls = was ? Math.max(now.requests - was.requests, 0) : now.requests;
       const held = now.breaker === "open";
-      let state = failed > 0 ? ["failing", "warn state"] : ["healthy", "good state"];
+      const answers = was ? n.grown(now.responses, was.responses) : (now.responses ?? {});
+      const broken = answers["5xx"] ?? 0;
+      let state = failed > 0 || 2 * broken > n.total(answers) ? ["failing", "warn state"] : ["healthy", "good state"];
       if (now.gate?.waiting > 0) state = ["full", "warn state"];
       if (held) state = ["breaker open", "bad state"];
-      const why = Object.entries(errors).filter(([, some]) => some > 0).map(([reason, some]) => `${n.count(some)} ${reason}`);
+      const why = Object.entries({ ...errors, "5xx": broken }).filter(([, some]) => some > 0).map(([reason, some]) => `${n.count(some)} ${reason}`);
       const counts = now.durations ? n.since(now.durations.counts, was?.durations?.counts) : [];
       fill(row, [
         name,
         state,
         was ? n.rate(calls / minute.seconds) : n.count(calls),
-        failed ? why.join(", ") : "none",
+        why.join(", ") || "none",
         n.percentile(stats.durations.bounds, counts, 0.95),
         n.count(now.connections),
       ]);

@@ -1,5 +1,6 @@
-#!lua flags=allow-oom
+#!lua
 -- One client's bucket: settle what its holder says of its lease, then pay what is asked for.
+-- It has no allow-oom: whoever invents clients would make a Redis that is full grow without end.
 --
 -- KEYS  bucket, marker of its shard
 -- ARGV  rate (tokens a second), burst, term_us (of a lease)
