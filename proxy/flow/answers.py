@@ -57,7 +57,13 @@ class Answers:
 
     def serve(self, visit: Visit, entry: Entry, account: Account) -> Callable[[], Pending] | None:
         """Answer from an entry: at once, or as work still to do where the body is large."""
-        own = age_line(entry, self._clock.now()) + self._account(visit, account)
+        now, lane = self._clock.now(), visit.lane
+        fresh = account.ttl is not None and account.ttl >= 0
+        if fresh and account.reason is Reason.SHARED_STORE:  # of these there may be as many as hits
+            own = lane.shared_lines % (max(0.0, now - entry.born), account.ttl)
+            own = own if visit.permit is None else own + visit.permit.told
+        else:
+            own = age_line(entry, now) + self._account(visit, account)
         reply = from_entry(visit.request, entry, own)
         if account.fwd is None:
             self.tallies.save(visit.lane.route.name, entry.terms.fetch_seconds)
@@ -180,7 +186,7 @@ class Answers:
 
     def note(self, visit: Visit, status: int, account: Account, *, complete: bool = True) -> None:
         """Count it, and tell the journal how it ended."""
-        self.tallies.hot.add(visit.key)
+        self.tallies.seen(visit.key)
         if visit.permit is not None and (account.fwd is None or account.collapsed or account.reason in _HELD_BACK):
             visit.permit.refund(self._clock.now())
         route, request = visit.lane.route.name, visit.request

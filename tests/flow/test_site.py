@@ -120,3 +120,5 @@ def test_a_lane_has_the_lines_of_a_hit_ready(x_cache: bool) -> None:
     lane = Lane(Route("all", Match(), "up", PLAIN, x_cache), UPSTREAM, "")
     told = Account(Reason.HIT, ttl=29).headers(x_cache=x_cache)
     assert lane.hit_lines % (31.9, 29.9) == b"Age: 31\r\n" + field_lines(told)
+    told = Account(Reason.SHARED_STORE, ttl=7).headers(x_cache=x_cache)
+    assert lane.shared_lines % (31.9, 7) == b"Age: 31\r\n" + field_lines(told)
