@@ -12,6 +12,7 @@ from proxy.flow.ports import Buckets
 from proxy.rules.quota import Quota, network_of
 
 _MANY: Final = 4096  # of each kind that are remembered
+_COARSE: Final = -64  # of more tokens than that the last few are not told, so that what is said can be said again
 _CLOSE: Final = 1e-6  # tokens or seconds that arithmetic may be wrong by: what is there is not told as one less
 
 Payers = Sequence[str | None]  # who pays each limit of a route; None: the peer
@@ -113,7 +114,7 @@ class Limiter:
         left = take(payer, self._hit, now)
         if left is None or left < 0:
             return None
-        whole = int(left + _CLOSE)
+        whole = int(left + _CLOSE) if left < _MANY else int(left) & _COARSE
         return self._said.get(whole) or self._say(whole)
 
     def _client(self, peer: str) -> str:
@@ -183,7 +184,8 @@ class Limiter:
     def _told(self, bills: list[_Bill]) -> bytes:
         numbers: list[int] = []
         for bill in bills:
-            whole = int((bill.left or 0.0) + _CLOSE)
+            left = bill.left or 0.0
+            whole = int(left + _CLOSE) if left < _MANY else int(left) & _COARSE
             numbers += (whole, bill.limit.full_in(whole))
         return self._lines % tuple(numbers)
 

@@ -454,3 +454,10 @@ async def test_all_limits_are_asked_at_once_and_whoever_refuses_has_the_others_p
         w.last.reply(FRESH, body=b"x")
         await w.idle()
         assert one.left(ME, 0.0) == BURST - 2.0
+
+
+async def test_of_a_large_budget_the_last_few_tokens_are_not_told() -> None:
+    async with Limited(quota(burst=1_000_000.0, rate=1_000_000.0, hit=1.0)) as w:
+        told = [(await fetched(w, FRESH)).fields["ratelimit"], *[w.ask().fields["ratelimit"] for _ in range(100)]]
+        assert told[:2] == ['"all";r=999936;t=1'] * 2
+        assert told[-1] == '"all";r=999872;t=1'
