@@ -2,9 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Final, Self
+from typing import Final
 
 from proxy.rules.quota import GateRule, network_of
 
@@ -22,8 +20,8 @@ class Full(Exception):
 class Gate:
     """At most `rule.requests` are inside; `rule.queue` more wait in the order they came, for `rule.wait` seconds each.
 
-    Who has entered leaves exactly once. `async with gate:` does both; who stays inside for longer than one block
-    enters and leaves. Nobody waits while there is room: a place that is left goes to the first who waits.
+    Who has entered leaves exactly once. Nobody waits while there is room: a place that is left goes to the first who
+    waits.
     """
 
     __slots__ = ("_timer", "_waiting", "inside", "refused", "rule")
@@ -63,13 +61,6 @@ class Gate:
         else:
             self.inside -= 1
         self._set_timer()
-
-    async def __aenter__(self) -> Self:
-        await self.enter()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.leave()
 
     async def _place(self) -> bool:
         """Whether one came in time."""
@@ -141,15 +132,6 @@ class Gates:
             self.refused += isinstance(error, Full)
             self._close(client, gate)  # the place may have come too late, and been the last one
             raise
-
-    @asynccontextmanager
-    async def at(self, client: str) -> AsyncIterator[None]:
-        """Inside, at the client's gate. Raises Full."""
-        await self.enter(client)
-        try:
-            yield
-        finally:
-            self.leave(client)
 
     def leave(self, client: str) -> None:
         """Give it back."""

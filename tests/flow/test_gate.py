@@ -1,7 +1,8 @@
 """How many may be at something at once: never too many, in the order they came, and no place is ever lost."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import Final, TypeVarTuple
 
@@ -15,6 +16,24 @@ from proxy.rules.quota import GateRule
 Args = TypeVarTuple("Args")
 
 ONE: Final = GateRule(requests=1, queue=2, wait=1.0)
+
+
+@asynccontextmanager
+async def within(gate: Gate) -> AsyncIterator[None]:
+    await gate.enter()
+    try:
+        yield
+    finally:
+        gate.leave()
+
+
+@asynccontextmanager
+async def at(gates: Gates, client: str) -> AsyncIterator[None]:
+    await gates.enter(client)
+    try:
+        yield
+    finally:
+        gates.leave(client)
 
 
 class Turning(asyncio.SelectorEventLoop):
@@ -84,7 +103,7 @@ class Crowd:
 
     async def _go_through(self, number: int) -> None:
         try:
-            async with self.gate:
+            async with within(self.gate):
                 self.inside.append(number)
                 self.check()
                 try:
@@ -144,7 +163,7 @@ def test_who_finds_room_enters_at_once_and_a_place_that_is_left_goes_to_the_firs
 def test_beyond_the_queue_one_is_refused_at_once_and_told_when_the_queue_will_be_gone() -> None:
     async def test() -> None:
         gate = Gate(GateRule(requests=1, queue=0, wait=2.5))
-        async with gate:
+        async with within(gate):
             with pytest.raises(Full) as refused:
                 await gate.enter()
         assert refused.value.after == 3
@@ -220,7 +239,7 @@ def test_a_place_that_comes_in_the_moment_in_which_its_waiter_gives_up_goes_to_t
 
 async def test_the_time_is_also_kept_on_the_loop_that_serves() -> None:
     gate = Gate(GateRule(requests=1, queue=1, wait=0.005))
-    async with gate:
+    async with within(gate):
         with pytest.raises(Full):
             await gate.enter()
     assert (gate.inside, gate.waiting) == (0, 0)
@@ -315,7 +334,7 @@ def test_whatever_happens_in_one_tick_no_place_is_lost_or_given_twice(
 def test_clients_do_not_take_each_other_s_places() -> None:
     async def test() -> None:
         gates = Gates(GateRule(requests=1, queue=0))
-        async with gates.at("a"), gates.at("b"):
+        async with at(gates, "a"), at(gates, "b"):
             for client in ("a", "b"):
                 with pytest.raises(Full):
                     await gates.enter(client)
@@ -407,7 +426,7 @@ def test_no_gate_is_left_of_whoever_came(rule: GateRule, schedule: list[tuple[tu
 
         async def visit(client: str, may: asyncio.Event) -> None:
             try:
-                async with gates.at(client):
+                async with at(gates, client):
                     inside.append(client)
                     assert inside.count(client) <= rule.requests
                     try:
