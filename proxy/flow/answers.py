@@ -186,7 +186,10 @@ class Answers:
 
     def note(self, visit: Visit, status: int, account: Account, *, complete: bool = True) -> None:
         """Count it, and tell the journal how it ended."""
-        self.tallies.seen(visit.key)
+        if account.reason is Reason.SHARED_STORE:
+            self.tallies.seen(visit.key)
+        else:
+            self.tallies.hot.add(visit.key)
         if visit.permit is not None and (account.fwd is None or account.collapsed or account.reason in _HELD_BACK):
             visit.permit.refund(self._clock.now())
         route, request = visit.lane.route.name, visit.request

@@ -16,7 +16,7 @@ from proxy.rules.report import Account
 
 # Seconds; a histogram counts what took at most so long, and behind the last what took longer.
 BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-SAMPLE: Final = 16  # one request of so many is told to the hot keys, and counts for all of them
+SAMPLE: Final = 16  # one answer from the cache of so many is told to the hot keys, and counts for all
 
 
 @unique

@@ -85,7 +85,7 @@ async def _unknown(here: Site, path: str) -> bool:
 async def _refuses(here: Site) -> bool:
     try:
         stream = await here.connect()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # reset: it waited to be accepted at the close
         return True
     stream.close()
     return False

@@ -140,3 +140,10 @@ async def test_the_hottest_keys_are_those_of_the_hits() -> None:
         hottest = w.tallies.hot.top(2)
         assert [hot.key for hot in hottest] == ["http://example.com/hot", "http://example.com/warm"]
         assert hottest[0].rate / hottest[1].rate == pytest.approx(5, rel=0.1)
+
+
+async def test_a_key_that_was_fetched_once_is_among_the_hottest_already() -> None:
+    """Only answers from the cache are sampled: whoever looks at a quiet instance sees what was asked for."""
+    async with World() as w:
+        await w.store(FRESH, target="/once")
+        assert [hot.key for hot in w.tallies.hot.top(2)] == ["http://example.com/once"]
