@@ -28,6 +28,8 @@ from proxy.admin.metrics import Metrics
 from proxy.admin.reading import Redis, Sources
 from proxy.admin.server import AdminServer
 from proxy.certificates import load_pair, server_context
+from proxy.config.document import ConfigError
+from proxy.config.effective import effective
 from proxy.edges.clock import Clock
 from proxy.edges.journal import AccessLog
 from proxy.edges.listener import Listener
@@ -50,7 +52,7 @@ from proxy.flow.tally import Tallies
 from proxy.flow.throttle import Throttle
 from proxy.flow.traced import Traced
 from proxy.rules.message import Reason
-from proxy.settings import ConfigError, ServerTls, Settings, effective
+from proxy.settings import ServerTls, Settings
 from proxy.sites import Sites
 
 if TYPE_CHECKING:

@@ -124,7 +124,7 @@ def _add_instance(command: argparse.ArgumentParser) -> None:
 
 def _configured(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """The commands that read a configuration."""
-    from proxy import settings  # noqa: PLC0415 - what only talks to a running instance starts fast without
+    from proxy.config.document import ConfigError  # noqa: PLC0415 - what only talks to an instance starts fast without
 
     try:
         match args.command:
@@ -133,8 +133,10 @@ def _configured(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
             case "check":
                 return _check(args.config)
             case _:
-                print(json.dumps(settings.json_schema(), indent=2))
-    except settings.ConfigError as error:
+                from proxy.config.keys import json_schema  # noqa: PLC0415 - likewise
+
+                print(json.dumps(json_schema(), indent=2))
+    except ConfigError as error:
         _complain(map(str, error.errors))
         return 2
     return 0
@@ -145,7 +147,7 @@ def _serve(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         from proxy.worker import work  # noqa: PLC0415 - see below
 
         return work(args.worker)
-    from proxy import settings  # noqa: PLC0415 - see above
+    from proxy.config.load import from_upstream, load, override  # noqa: PLC0415 - see above
 
     if (args.config is None) == (args.upstream is None):
         parser.error(
@@ -155,12 +157,8 @@ def _serve(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         )
 
     def read() -> "Settings":
-        base = (
-            settings.from_upstream(args.upstream)
-            if args.config is None
-            else settings.load(Path(args.config), os.environ)
-        )
-        return settings.override(base, listen=args.listen, admin=args.admin)
+        base = from_upstream(args.upstream) if args.config is None else load(Path(args.config), os.environ)
+        return override(base, listen=args.listen, admin=args.admin)
 
     first = read()
     # The other commands start fast because they do not load the server.
@@ -174,9 +172,9 @@ def _serve(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _check(config: str) -> int:
-    from proxy import settings  # noqa: PLC0415 - see above
+    from proxy.config.load import check  # noqa: PLC0415 - see above
 
-    _, warnings = settings.check(Path(config), os.environ)
+    _, warnings = check(Path(config), os.environ)
     _complain(f"{warning.place}: warning: {warning.text}" for warning in warnings)
     print(f"{config}: ok")
     return 0

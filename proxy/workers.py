@@ -24,8 +24,9 @@ from typing import Final
 from proxy.admin.access import Access
 from proxy.admin.crew import CrewAdmin, Member
 from proxy.app import Stopping, announce, settled
+from proxy.config.document import ConfigError
 from proxy.flow.background import Background
-from proxy.settings import ConfigError, Settings
+from proxy.settings import Settings
 from proxy.worker import Order, admin_socket, frame
 
 _log = logging.getLogger("readthrough")

@@ -20,22 +20,14 @@ import trustme
 
 from proxy import app as module
 from proxy.app import App, run
-from proxy.config.document import Problem
+from proxy.config.document import ConfigError, Problem
+from proxy.config.vocabulary import Address
 from proxy.edges.connection import Connection
 from proxy.flow.invalidation import Kind
 from proxy.rules.limits import Limits
 from proxy.rules.policy import Policy
 from proxy.rules.routes import Match, Route
-from proxy.settings import (
-    Address,
-    Admin,
-    ConfigError,
-    ServerTls,
-    Settings,
-    Shutdown,
-    Upstream,
-    UpstreamTls,
-)
+from proxy.settings import Admin, ServerTls, Settings, Shutdown, Upstream, UpstreamTls
 from tests.e2e.process import free_port
 
 PATIENCE: Final = 10.0  # real seconds after which a test that hangs fails

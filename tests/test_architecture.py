@@ -44,6 +44,7 @@ SHUT: Final = {
 UNTESTED_BY_NAME: Final = {
     "proxy/__main__.py": "one call of proxy.cli.main",
     "proxy/flow/ports.py": "protocols and the data they pass: nothing runs",
+    "proxy/settings.py": "frozen data: nothing runs",
 }
 
 # What is true of one machine only, or of how the project was made.

@@ -15,7 +15,9 @@ import pytest
 
 from proxy import cli
 from proxy.admin.access import Access
-from proxy.settings import Address, ConfigError, Settings
+from proxy.config.document import ConfigError
+from proxy.config.vocabulary import Address
+from proxy.settings import Settings
 from tests.admin.kit import admin
 from tests.admin.test_client import answering
 from tests.admin.test_explain import explaining

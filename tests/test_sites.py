@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from proxy.config.load import from_upstream
 from proxy.edges.buckets import LocalBuckets
 from proxy.flow.tally import Tallies
 from proxy.rules.quota import GateRule, Quota
-from proxy.settings import Settings, UpstreamTls, from_upstream
+from proxy.settings import Settings, UpstreamTls
 from proxy.sites import Sites
 
 ONE, TWO = Quota("one", 1.0, 1.0), Quota("two", 2.0, 2.0)

@@ -12,9 +12,10 @@ from typing import Final
 
 import pytest
 
+from proxy.config.vocabulary import Address
 from proxy.rules.policy import Policy
 from proxy.rules.routes import Match, Route
-from proxy.settings import Address, Settings, Shutdown, Upstream
+from proxy.settings import Settings, Shutdown, Upstream
 from proxy.worker import Order, admin_socket, frame
 from tests.e2e.process import ROOT, free_port
 

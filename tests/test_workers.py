@@ -15,11 +15,12 @@ from typing import Final
 import pytest
 
 from proxy import workers as module
+from proxy.config.vocabulary import Address
 from proxy.rules.limits import Limits
 from proxy.rules.policy import Policy
 from proxy.rules.quota import GateRule
 from proxy.rules.routes import Match, Route
-from proxy.settings import Address, Admin, Settings, Shutdown, Upstream
+from proxy.settings import Admin, Settings, Shutdown, Upstream
 from proxy.worker import Order
 from proxy.workers import LONGEST, SETTLED, Supervisor, pause_after, reserved, share
 from tests.e2e.process import eventually, free_port

@@ -5,24 +5,26 @@ from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
+from proxy.config.keys import ROOT
 from proxy.config.kinds import OFF, Key, Kind, Leaf, ListOf, MapOf, OrBare, OrOff, Section
 from proxy.config.vocabulary import REDIS_URL, URL, Rate
 from proxy.rules.policy import Policy
 from proxy.rules.quota import GateRule, Quota, counted_by
+from proxy.settings import Settings
 
 HIDDEN: Final = "(hidden)"
 
 Values = Mapping[str, Any]
 
 
-def effective(root: Section, settings: object, varied: AbstractSet[str]) -> dict[str, Any]:
-    """What `root` describes, with the values of `settings`. None is what is not configured.
+def effective(settings: Settings) -> dict[str, Any]:
+    """The configuration as it works. None is what is not configured.
 
     What lies under every route's cache (`defaults`) is said with each route. Of secrets that came from variables,
-    `varied`, no more is said than where they lead.
+    no more is said than where they lead.
     """
-    hidden = frozenset(_plain(text) for text in varied)
-    keys = {name: key for name, key in root.keys.items() if name != "defaults"}
+    hidden = frozenset(_plain(text) for text in settings.varied)
+    keys = {name: key for name, key in ROOT.keys.items() if name != "defaults"}
     return _section(keys, _values(settings), hidden)
 
 

@@ -18,7 +18,8 @@ import pytest
 
 from proxy import cli
 from proxy.admin.access import OPEN
-from proxy.settings import ConfigError, load
+from proxy.config.document import ConfigError
+from proxy.config.load import load
 from tests.e2e.harness import HOST, merge
 from tests.e2e.process import Proxy, eventually, free_port
 from tests.e2e.process import run as run_process

@@ -13,13 +13,14 @@ from typing import Final
 import pytest
 
 from proxy.app import App
+from proxy.config.vocabulary import Address
 from proxy.flow.explain import Explainer
 from proxy.flow.explanation import Act
 from proxy.rules.message import Entry, Fwd
 from proxy.rules.policy import Policy
 from proxy.rules.routes import Match, Route
 from proxy.rules.wire import parse_request
-from proxy.settings import Address, Admin, Settings, Shutdown
+from proxy.settings import Admin, Settings, Shutdown
 from proxy.settings import Upstream as UpstreamSettings
 from tests.e2e.harness import HOST, ask, request
 from tests.e2e.process import free_port

@@ -25,8 +25,8 @@ from typing import Any, Final
 
 import uvloop
 
-from proxy import settings
 from proxy.app import App
+from proxy.config.load import from_upstream, override
 from proxy.rules.admit import Fetched, Store, complete, on_response
 from proxy.rules.fields import format_date
 from proxy.rules.message import read_head
@@ -139,8 +139,8 @@ class Server:
 async def serve(orders: Connection, port: int, api: int, budget: int) -> None:
     app = None
     if budget:
-        base = settings.from_upstream(f"http://{HOST}:{api}")
-        base = settings.override(base, listen=f"{HOST}:{port}", admin=f"{HOST}:{free_port()}")
+        base = from_upstream(f"http://{HOST}:{api}")
+        base = override(base, listen=f"{HOST}:{port}", admin=f"{HOST}:{free_port()}")
         route = replace(base.routes[0], policy=Policy(key=KeyRule(ignore_query=("n",))))
         app = App(replace(base, routes=(route,), memory_max_size=budget, access_log=False))
         await app.start()

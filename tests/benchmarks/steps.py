@@ -16,8 +16,8 @@ from typing import Final, cast
 
 import uvloop
 
-from proxy import settings
 from proxy.app import App
+from proxy.config.load import from_upstream, override
 from proxy.edges.connection import Connection
 from tests.benchmarks.machine import memory_directory
 from tests.benchmarks.report import table
@@ -64,8 +64,8 @@ def least(take: Callable[[bytes], object], heads: Callable[[], Iterable[bytearra
 
 
 async def measured(api: int) -> list[tuple[str, str]]:
-    base = settings.override(
-        settings.from_upstream(f"http://{HOST}:{api}"),
+    base = override(
+        from_upstream(f"http://{HOST}:{api}"),
         listen=f"{HOST}:{free_port()}",
         admin=f"{HOST}:{free_port()}",
     )

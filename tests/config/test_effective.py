@@ -7,7 +7,10 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from proxy.settings import Settings, effective, from_upstream, json_schema, load
+from proxy.config.effective import effective
+from proxy.config.keys import json_schema
+from proxy.config.load import from_upstream, load
+from proxy.settings import Settings
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 EXAMPLES: Final = sorted((ROOT / "config").glob("*.yaml"))

@@ -5,9 +5,12 @@ from typing import Final
 
 import pytest
 
+from proxy.config.document import ConfigError
+from proxy.config.effective import effective
+from proxy.config.load import check
 from proxy.rules.quota import By, GateRule, Quota
 from proxy.rules.routes import Route
-from proxy.settings import ConfigError, Settings, check, effective
+from proxy.settings import Settings
 
 BASE: Final = """\
 upstreams:

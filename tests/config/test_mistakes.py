@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.settings import ConfigError, check, load
+from proxy.config.document import ConfigError
+from proxy.config.load import check, load
 
 TOKEN: Final = "s3cr3t-t0ken"
 BASE: Final = """\

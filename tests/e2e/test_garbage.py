@@ -15,10 +15,11 @@ import uvloop
 
 import proxy
 from proxy.app import App
+from proxy.config.vocabulary import Address
 from proxy.rules.limits import Limits
 from proxy.rules.policy import Policy
 from proxy.rules.routes import Match, Route
-from proxy.settings import Address, Admin, Breaker, Settings, Shutdown
+from proxy.settings import Admin, Breaker, Settings, Shutdown
 from proxy.settings import Upstream as UpstreamSettings
 from tests.e2e.harness import ask, post, receive, request
 from tests.e2e.process import eventually, free_port

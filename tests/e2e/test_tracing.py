@@ -190,7 +190,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 OFF = """
 import asyncio, sys
 from proxy.app import App
-from proxy.settings import from_upstream, override
+from proxy.config.load import from_upstream, override
 
 async def main():
     app = App(override(from_upstream("http://127.0.0.1:1"), listen="127.0.0.1:0", admin="127.0.0.1:0"))

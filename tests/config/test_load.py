@@ -1,40 +1,27 @@
 """A whole configuration: what it becomes, every mistake at its line, and never a secret in what is said."""
 
 import json
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 import trustme
 import yaml
 from jsonschema import Draft202012Validator
 
+from proxy.config.document import ConfigError
+from proxy.config.keys import json_schema
+from proxy.config.load import check, from_upstream, load, override
+from proxy.config.vocabulary import Address
 from proxy.rules.limits import Limits
 from proxy.rules.policy import KeyRule, Policy
 from proxy.rules.quota import By, GateRule, Quota
 from proxy.rules.routes import Match, Route
-from proxy.settings import (
-    Address,
-    Admin,
-    Breaker,
-    ConfigError,
-    PurgeMethod,
-    ServerTls,
-    Settings,
-    Shutdown,
-    Upstream,
-    UpstreamTls,
-    check,
-    from_upstream,
-    json_schema,
-    load,
-    override,
-)
+from proxy.settings import Admin, Breaker, PurgeMethod, ServerTls, Settings, Shutdown, Upstream, UpstreamTls
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
 EXAMPLES: Final = sorted((ROOT / "config").glob("*.yaml"))
 TOKEN: Final = "s3cr3t-t0ken"
 
@@ -273,30 +260,3 @@ def test_the_schema_is_one_and_takes_the_whole() -> None:
     validator.validate(whole)
     for wrong in ({**whole, "lisen": "a:1"}, {**whole, "routes": []}, {**whole, "workers": 0}, {**whole, "tls": {}}):
         assert not validator.is_valid(wrong)
-
-
-def keys(schema: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key that the schema knows, with its default."""
-    for name, child in schema.get("properties", {}).items():
-        place = f"{at}.{name}" if at else name
-        yield place, child.get("default")
-        yield from keys(child, place)
-    for child in (
-        *schema.get("anyOf", ()),
-        *schema.get("patternProperties", {}).values(),
-        *([schema["items"]] if "items" in schema else []),
-    ):
-        yield from keys(child, at)
-
-
-def test_every_key_is_documented_with_its_default() -> None:
-    rows = [line for line in (ROOT / "docs" / "configuration.md").read_text().splitlines() if line.startswith("| `")]
-    documented = {row.split("`")[1]: row.split(" | ")[1] for row in rows}
-    known = {
-        place.removeprefix("defaults.cache.").removeprefix("routes.cache."): default
-        for place, default in keys(json_schema())
-        if place not in ("defaults.cache", "defaults", "memory", "upstreams", "routes")
-    }
-    assert documented.keys() == known.keys()
-    shown = {str(place): json.dumps(default).strip('"') for place, default in known.items() if default is not None}
-    assert {place: documented[place].strip("`") for place in shown} == shown
