@@ -7,18 +7,15 @@ holds one answer in memory and no more. A fresh hit never leaves `data_received`
 """
 
 import asyncio
-import contextlib
 import logging
-import socket
-import struct
 from collections.abc import AsyncIterator, Callable
 from enum import Enum, auto
 from typing import Final, Generic, cast
 
+from proxy.edges.outbound import Outbound
 from proxy.edges.shared import Pending, Shared
 from proxy.flow.heads import A
 from proxy.flow.inbound import Inbound
-from proxy.flow.ports import ClientError
 from proxy.rules.message import Reason
 from proxy.rules.report import TITLES, problem
 from proxy.rules.wire import ChunkedReader, Refused, SizedReader, head_bytes, refuse_early
@@ -26,11 +23,8 @@ from proxy.rules.wire import ChunkedReader, Refused, SizedReader, head_bytes, re
 _log = logging.getLogger(__name__)
 
 HIGH_WATER: Final = 64 << 10  # bytes waiting in either direction before that side is paused
-HALF_OPEN: Final = 5.0  # seconds of silence after which a client that closed its side of a stream is gone
 LINGER: Final = 2.0  # seconds a client gets to read a refusal before the connection is cut
 UNASKED: Final = 1.0  # seconds for the first request of a new connection while the process stops
-APART: Final = 16 << 10  # bytes; what is longer costs more to copy behind its head than to hand over on its own
-_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close sends RST
 
 
 class _Phase(Enum):
@@ -57,19 +51,15 @@ class Connection(asyncio.Protocol, Generic[A]):
         "_buffer",
         "_chunked_out",
         "_deadline",
-        "_drained",
         "_endless",
         "_eof",
         "_inbound",
         "_keep",
         "_known",
+        "_out",
         "_phase",
-        "_progress",
-        "_progress_at",
         "_reader",
         "_reading_paused",
-        "_said",
-        "_said_at",
         "_scheme",
         "_shared",
         "_started",
@@ -77,8 +67,6 @@ class Connection(asyncio.Protocol, Generic[A]):
         "_told",
         "_transport",
         "_trusting",
-        "_writing_paused",
-        "_written",
         "peer",
         "refused",
         "sent",
@@ -96,12 +84,8 @@ class Connection(asyncio.Protocol, Generic[A]):
         self._keep = True  # until something speaks against it
         self._started = self._chunked_out = self._asked_for_body = False
         self._told = False  # an exchange is under way, and notes its end itself
-        self._reading_paused = self._writing_paused = self._eof = False
-        self._drained: asyncio.Future[None] | None = None
-        self._written = 0  # bytes handed to the transport
-        self._progress, self._progress_at = 0, 0.0
+        self._reading_paused = self._eof = False
         self._endless = False  # the answer under way is of unknown length
-        self._said, self._said_at = 0, 0.0
         self._admitted = False
         self._trusting = shared.trusted  # the networks that the peer was judged by
         self.peer, self.trusted, self.sent = "", False, 0
@@ -112,6 +96,7 @@ class Connection(asyncio.Protocol, Generic[A]):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count it, and refuse it where there are too many."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without inheriting from it
+        self._out = Outbound(self._transport)
         shared = self._shared
         peername = self._transport.get_extra_info("peername")
         self.peer = str(peername[0]) if peername else ""
@@ -133,14 +118,13 @@ class Connection(asyncio.Protocol, Generic[A]):
         if self._inbound is not None:
             self._inbound.end("the client left")
             self._inbound = None
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_exception(ClientError("the client left"))
+        self._out.end()
         if self._task is not None:
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
-        if self._phase is _IDLE and not self._buffer and not self._writing_paused:
+        if self._phase is _IDLE and not self._buffer and not self._out.paused:
             asked = self._known.recent.get(data) or self._known.get(data)
             if asked is not None:  # so this is one head, whole, and nothing behind it
                 self._begin(asked)
@@ -165,18 +149,16 @@ class Connection(asyncio.Protocol, Generic[A]):
         if inbound is None:
             self._advance()  # an answer may be complete whose work has not been seen to end
         # TLS has no half-open connections.
-        unanswered = self._asked is not None or (self._writing_paused and bool(self._buffer))
+        unanswered = self._asked is not None or (self._out.paused and bool(self._buffer))
         return unanswered and self._scheme == "http"
 
     def pause_writing(self) -> None:
         """The client does not read as fast as is written."""
-        self._writing_paused = True
+        self._out.paused = True
 
     def resume_writing(self) -> None:
         """It has caught up."""
-        self._writing_paused = False
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        self._out.resume()
         self._advance()
 
     def settle_trust(self) -> None:
@@ -196,10 +178,10 @@ class Connection(asyncio.Protocol, Generic[A]):
 
     def _advance(self) -> None:
         """Answer what is complete, in order, as long as nothing has to wait."""
-        while self._buffer and self._asked is None and not self._writing_paused and self._phase is not _Phase.LINGER:
+        while self._buffer and self._asked is None and not self._out.paused and self._phase is not _Phase.LINGER:
             if not self._next_request():
                 break
-        if self._phase is _Phase.LINGER or self._asked is not None or self._writing_paused:
+        if self._phase is _Phase.LINGER or self._asked is not None or self._out.paused:
             return
         if self._eof:
             self._finish_writing()
@@ -327,7 +309,7 @@ class Connection(asyncio.Protocol, Generic[A]):
             return
         if asked.request.expects_continue:
             self._asked_for_body = True
-            self._put(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._out.put(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def flow_inbound(self) -> None:
         """Stop reading while more waits than is wanted; go on when it is used up."""
@@ -344,14 +326,7 @@ class Connection(asyncio.Protocol, Generic[A]):
 
     def put(self, head: bytes, tail: bytes) -> None:
         """The whole answer to a plain request: there is nothing to add, to wait for or to reset."""
-        transport = self._transport
-        if len(tail) > APART:
-            transport.write(head)
-            self._written += len(head)
-        else:
-            tail = head + tail
-        transport.write(tail)
-        self._written += len(tail)
+        self._out.pair(head, tail)
         self._phase, self._deadline = _IDLE, self._shared.idle_until
 
     def send(self, head: bytes, tail: bytes, size: int) -> None:
@@ -378,32 +353,18 @@ class Connection(asyncio.Protocol, Generic[A]):
             connection = b"Connection: keep-alive\r\n"
         coding = b"Transfer-Encoding: chunked\r\n" if self._chunked_out else b""
         self._started, self._endless, self.sent = True, length is None, 0
-        self._put(b"".join((head, coding, connection, tail)))
+        self._out.put(b"".join((head, coding, connection, tail)))
 
     async def write(self, data: bytes) -> None:
         """Some body; waits while the client has not read what was sent before."""
-        if self._transport.is_closing():
-            raise ClientError("the client left")
-        if not data:
-            return
+        self._out.give(data, chunked=self._chunked_out)
         self.sent += len(data)
-        if self._chunked_out:
-            size = b"%x\r\n" % len(data)
-            self._written += len(size) + len(data) + 2
-            self._transport.writelines((size, data, b"\r\n"))
-        else:
-            self._put(data)
-        if self._writing_paused:
-            self._drained = asyncio.get_running_loop().create_future()
-            try:
-                await self._drained
-            finally:
-                self._drained = None
+        await self._out.drained()
 
     def finish(self) -> None:
         """The answer is complete."""
         if self._chunked_out:
-            self._put(b"0\r\n\r\n")
+            self._out.put(b"0\r\n\r\n")
         self._close_answer()
 
     def _close_answer(self) -> None:
@@ -426,12 +387,7 @@ class Connection(asyncio.Protocol, Generic[A]):
     def abort(self) -> None:
         """Cut the connection with a reset: a close could pass for the end of the body."""
         self._phase = _Phase.LINGER
-        raw = self._transport.get_extra_info("socket")
-        if raw is None:
-            return  # it is gone already
-        with contextlib.suppress(OSError, ValueError):  # or going
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._transport.abort()
+        self._out.reset()
 
     def body(self) -> AsyncIterator[bytes]:
         """The request's body."""
@@ -444,16 +400,11 @@ class Connection(asyncio.Protocol, Generic[A]):
         self._chunked_out = self._endless = False  # left from the answer before
         self._reader = None
         self._inbound = Inbound(self.body_wanted, self.flow_inbound)
-        self._put(head + b"\r\n")
+        self._out.put(head + b"\r\n")
         self._take_body()
         if self._eof:
             self._inbound.end()
         return self._inbound
-
-    def _put(self, data: bytes) -> None:
-        if not self._transport.is_closing():
-            self._written += len(data)
-            self._transport.write(data)
 
     # -- endings
 
@@ -473,7 +424,7 @@ class Connection(asyncio.Protocol, Generic[A]):
         head = head_bytes(refused.status, TITLES[refused.status], (*headers, *refused.headers, ("Connection", "close")))
         bodiless = self._asked is not None and self._asked.request.method == "HEAD"
         self._asked = None
-        self._put(head + b"\r\n" + (b"" if bodiless else body))
+        self._out.put(head + b"\r\n" + (b"" if bodiless else body))
         if self._shared.on_refusal is not None and not self._told:
             self._shared.on_refusal(self.peer, refused.status, refused.reason)
         self._linger()
@@ -500,7 +451,7 @@ class Connection(asyncio.Protocol, Generic[A]):
     def close_if_idle(self) -> None:
         """Close if no request is under way. The first one may be, of a client that has just connected."""
         if self._phase is _Phase.IDLE and not self._buffer:
-            if self._written:
+            if self._out.used:
                 self._finish_writing()
             else:
                 self._deadline = min(self._deadline, self._shared.now() + UNASKED)
@@ -510,22 +461,15 @@ class Connection(asyncio.Protocol, Generic[A]):
 
     def check(self, now: float) -> None:
         """Enforce the deadlines."""
-        pending = self._transport.get_write_buffer_size()
-        progress = self._written - pending
-        if not pending or progress != self._progress:
-            self._progress, self._progress_at = progress, now
-        elif now - self._progress_at > self._shared.limits.write_timeout:
+        out = self._out
+        if out.is_stuck(now, self._shared.limits.write_timeout):
             self._shared.counters.timed_out += 1
             self.abort()
             return
-        if self._eof and self._endless and self._asked is not None and self._started:
-            # Whoever closed its side may still be reading, or may be gone: only a write would tell.
-            if self._written != self._said:
-                self._said, self._said_at = self._written, now
-            elif now - self._said_at > HALF_OPEN:
-                self.abort()
-                return
-        if pending and self._phase in (_Phase.IDLE, _Phase.LINGER):
+        if self._eof and self._endless and self._asked is not None and self._started and out.is_silent(now):
+            self.abort()
+            return
+        if out.pending and self._phase in (_Phase.IDLE, _Phase.LINGER):
             # Its client is still reading: what it has to do next is not due yet.
             self._deadline = max(
                 self._deadline, now + (LINGER if self._phase is _Phase.LINGER else self._shared.limits.idle_timeout)

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.edges.connection import APART, HALF_OPEN, LINGER
+from proxy.edges.connection import LINGER
+from proxy.edges.outbound import APART, HALF_OPEN
 from proxy.edges.shared import SWEEP
 from proxy.flow.ports import Client, ClientError
 from proxy.rules.message import Reason, Request

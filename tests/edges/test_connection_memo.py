@@ -10,7 +10,8 @@ from typing import Final
 import pytest
 import trustme
 
-from proxy.edges.connection import APART, HIGH_WATER, Connection
+from proxy.edges.connection import HIGH_WATER, Connection
+from proxy.edges.outbound import APART
 from proxy.edges.shared import Shared
 from proxy.flow import heads
 from proxy.flow.heads import Heads
