@@ -171,6 +171,7 @@ class Exchange:
         if permit is None or not permit.wait:
             return self._act(visit, plan)
         stored = (on_failure(plan.base, now, lost=True) if isinstance(plan, Fetch) else plan) if permit.stale else None
+        permit.settle(now, served=isinstance(stored, Serve))
         if isinstance(stored, Serve):
             return self._serve(visit, Serve(stored.entry, Reason.RATE_LIMITED))
         self._answers.error(visit, 429, Account(Reason.RATE_LIMITED), after=ceil(permit.wait))

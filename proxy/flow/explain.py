@@ -381,7 +381,7 @@ def _over_limit(asked: Asked, lane: Lane, plan: Plan, limits: Limiting, now: flo
     short = [bucket for bucket in limits.buckets if not bucket.passes]
     if not short:
         return None
-    if short[0].over_limit is OverLimit.SERVE_STALE:
+    if all(bucket.over_limit is OverLimit.SERVE_STALE for bucket in short):
         stored = on_failure(plan.base, now, lost=True) if isinstance(plan, Fetch) else plan
         if isinstance(stored, Serve):
             return _served(asked, lane, Serve(stored.entry, Reason.RATE_LIMITED), now, renews=False)

@@ -50,19 +50,28 @@ class Limit:
 class Permit:
     """What came of asking for tokens. `told` are the field lines that every answer carries.
 
-    `wait` is 0 where it was paid, else the seconds after which it could be; `stale`: until then a stale answer will
-    do. `charged` are the limits that were paid, each with its client, where the upstream is to be asked.
+    `wait` is 0 where it was paid, else the seconds after which it could be; `stale`: until then a stored answer will
+    do. `charged` are the limits that were paid, each with its client, where the upstream is to be asked; `kept` those
+    that were paid, each with its client and the tokens, though others refuse.
     """
 
     told: bytes
     wait: float = 0.0
     stale: bool = False
     charged: tuple[tuple[Limit, str], ...] = ()
+    kept: tuple[tuple[Limit, str, float], ...] = ()
 
     def refund(self, now: float) -> None:
         """The upstream was not asked for it after all: what that costs more than a hit is given back."""
         for limit, client in self.charged:
             more = limit.quota.miss - limit.quota.hit
+            if more > 0:
+                limit.buckets.give_back(client, more, now)
+
+    def settle(self, now: float, *, served: bool) -> None:
+        """A stored answer was served in place of a refusal, and costs what a hit does; or it was refused."""
+        for limit, client, paid in self.kept:
+            more = paid - limit.quota.hit if served else paid
             if more > 0:
                 limit.buckets.give_back(client, more, now)
 
@@ -85,9 +94,16 @@ class _Bill:
     cost: float
     left: float | None = None
 
+    @property
+    def paid(self) -> bool:
+        """Whether the tokens were there."""
+        return self.left is not None and self.left >= 0
+
 
 class Limiter:
-    """The limits of one route. Every one of them is paid, or none. `now` gives monotonic seconds."""
+    """The limits of one route. Every one of them is paid, or none; but where all that refuse would have what is stored
+    served instead, the others are paid for that. `now` gives monotonic seconds.
+    """
 
     __slots__ = ("_clients", "_hit", "_lines", "_now", "_refused", "_route", "_said", "_take", "limits")
 
@@ -98,7 +114,7 @@ class Limiter:
         self._take, self._hit = limits[0].buckets.take if len(limits) == 1 else None, quotas[0].hit
         self._clients: dict[str, str] = {}  # by peer
         self._said: dict[int, bytes] = {}  # by tokens left
-        policy = ", ".join([f'"{q.name}";q={int(q.burst)};w={max(1, ceil(q.burst / q.rate))}' for q in quotas])
+        policy = ", ".join([f'"{q.name}";q={int(q.burst)};w={max(1, ceil(q.burst / q.rate - _CLOSE))}' for q in quotas])
         said = ", ".join(['"{}";r=%d;t=%d'.format(q.name.replace("%", "%%")) for q in quotas])
         self._lines = f"RateLimit-Policy: {policy.replace('%', '%%')}\r\nRateLimit: {said}\r\n".encode()
 
@@ -107,7 +123,10 @@ class Limiter:
         take = self._take
         if take is None:
             bills = self._bills(payers, peer, miss=False)
-            return self._told(bills) if _take(bills, now) is _Outcome.PAID else None
+            if _take(bills, now) is _Outcome.PAID:
+                return self._told(bills)
+            _give_back(bills, now)
+            return None
         payer = payers[0]
         if payer is None:
             payer = self._clients.get(peer) or self._client(peer)
@@ -133,12 +152,15 @@ class Limiter:
         """Pay, or say why not; None: only `ask` knows."""
         bills = self._bills(payers, peer, miss=miss)
         outcome = _take(bills, now)
-        return None if outcome is _Outcome.UNKNOWN else self._permit(bills, outcome, now, miss=miss)
+        if outcome is not _Outcome.UNKNOWN:
+            return self._permit(bills, outcome, now, miss=miss)
+        _give_back(bills, now)
+        return None
 
     async def ask(self, payers: Payers, peer: str, *, miss: bool) -> Permit:
         """Pay, or say why not, after asking whoever keeps the buckets: nobody, where one that is known here refuses."""
         bills = self._bills(payers, peer, miss=miss)
-        outcome = _take(bills, self._now(), keep=True)
+        outcome = _take(bills, self._now())
         if outcome is _Outcome.UNKNOWN:
             unknown = [bill for bill in bills if bill.left is None]
             try:  # at once, so that nobody waits for one after the other
@@ -148,7 +170,7 @@ class Limiter:
                 raise
             for bill, answer in zip(unknown, answers, strict=True):
                 bill.left = answer
-            outcome = _settle(bills, self._now())
+            outcome = _outcome(bills)
         return self._permit(bills, outcome, self._now(), miss=miss)
 
     def look(self, payers: Payers, peer: str | None, now: float) -> list[tuple[Limit, str | None, float]]:
@@ -170,8 +192,12 @@ class Limiter:
         if outcome is _Outcome.PAID:
             charged = tuple([(bill.limit, bill.client) for bill in bills]) if miss else ()
             return Permit(self._told(bills), charged=charged)
-        # The longest wait of all, so that nobody comes back too early for the next one.
         refusing = [bill for bill in bills if bill.left is not None and bill.left < 0]
+        stale = all(bill.limit.quota.serve_stale for bill in refusing)
+        kept = tuple([(bill.limit, bill.client, bill.cost) for bill in bills if bill.paid]) if stale else ()
+        if not stale:
+            _give_back(bills, now)
+        # The longest wait of all, so that nobody comes back too early for the next one.
         wait = max([-(bill.left or 0.0) for bill in refusing])
         for bill in refusing:
             self._refused.add(f"{self._route}\n{bill.limit.quota.name}\n{bill.client}")
@@ -179,7 +205,7 @@ class Limiter:
             unknown, left = bill.left is None, max(0.0, bill.limit.buckets.left(bill.client, now))
             wait = max(wait, bill.limit.wait(left, miss=miss)) if unknown else wait
             bill.left = left
-        return Permit(self._told(bills), wait, refusing[0].limit.quota.serve_stale)
+        return Permit(self._told(bills), wait, stale, kept=kept)
 
     def _told(self, bills: list[_Bill]) -> bytes:
         numbers: list[int] = []
@@ -190,26 +216,24 @@ class Limiter:
         return self._lines % tuple(numbers)
 
 
-def _take(bills: list[_Bill], now: float, *, keep: bool = False) -> _Outcome:
-    """Pay all or none. `keep`: those that can be said here stay paid while the others are asked for."""
+def _take(bills: list[_Bill], now: float) -> _Outcome:
+    """Ask all of them."""
     for bill in bills:
         bill.left = bill.limit.buckets.take(bill.client, bill.cost, now)
-    return _settle(bills, now, keep=keep)
+    return _outcome(bills)
 
 
-def _settle(bills: list[_Bill], now: float, *, keep: bool = False) -> _Outcome:
-    if any(bill.left is not None and bill.left < 0 for bill in bills):
-        outcome = _Outcome.REFUSED
-    elif any(bill.left is None for bill in bills):
-        outcome = _Outcome.UNKNOWN
-    else:
-        return _Outcome.PAID
-    if not (keep and outcome is _Outcome.UNKNOWN):
-        _give_back(bills, now)
-    return outcome
+def _outcome(bills: list[_Bill]) -> _Outcome:
+    """Who refuses for good need not wait for the others; who would have something stale served must."""
+    short = [bill for bill in bills if not bill.paid]
+    if any(bill.left is not None and not bill.limit.quota.serve_stale for bill in short):
+        return _Outcome.REFUSED
+    if any(bill.left is None for bill in short):
+        return _Outcome.UNKNOWN
+    return _Outcome.REFUSED if short else _Outcome.PAID
 
 
 def _give_back(bills: list[_Bill], now: float) -> None:
     for bill in bills:
-        if bill.left is not None and bill.left >= 0:
+        if bill.paid:
             bill.limit.buckets.give_back(bill.client, bill.cost, now)

@@ -499,13 +499,19 @@ ROWS: Final = (
         limits=(FEW, replace(DAILY, burst=3.0)),
     ),
     Row(
-        "the first that refuses says whether something stale will do",
+        "where all that refuse say that something stale will do it does",
         "serve 200 rate-limited",
+        (stored(STALE), later(1)),
+        limits=(replace(FEW, burst=30.0), replace(DAILY, burst=3.0, serve_stale=True)),
+    ),
+    Row(
+        "where one does not it does not",
+        OVER,
         (stored(STALE), later(1)),
         limits=(replace(DAILY, burst=3.0, serve_stale=True), FEW),
     ),
     Row(
-        "or not",
+        "whichever is the first",
         OVER,
         (stored(STALE), later(1)),
         limits=(FEW, replace(DAILY, burst=3.0, serve_stale=True)),

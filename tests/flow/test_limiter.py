@@ -229,6 +229,60 @@ async def test_over_the_limit_a_stale_answer_may_stand_in() -> None:
         assert (tally.refused, tally.stale) == (1, 1)
 
 
+DAILY = quota("daily", 1e-6, 2.0, serve_stale=True)
+
+
+@pytest.mark.parametrize("limits", [(quota(hit=1.0, burst=4.0), DAILY), (DAILY, quota(hit=1.0, burst=4.0))])
+async def test_what_stands_in_for_a_refusal_is_paid_where_nothing_else_refuses(limits: tuple[Quota, ...]) -> None:
+    """So a limit that is spent for the day does not switch off the one for the second."""
+    async with Limited(*limits) as w:
+        await fetched(w, FRESH)
+        spent = [w.ask() for _ in range(5)]
+        assert [client.how for client in spent] == [
+            *["readthrough; hit; ttl=60; detail=rate-limited"] * 2,
+            *["readthrough; detail=rate-limited"] * 3,
+        ]
+        assert [client.status for client in spent] == [200, 200, 429, 429, 429]
+        assert int(spent[-1].fields["retry-after"]) > 1_000, "the longest wait of all"
+        w.clock.at += 4.0
+        assert [w.ask().status for _ in range(3)] == [200, 200, 429], "a refusal costs nothing"
+
+
+async def test_a_stale_answer_in_place_of_a_fetch_is_paid_as_a_hit_and_none_as_nothing() -> None:
+    async with Limited(quota(), DAILY, policy=PLAIN) as w:
+        await fetched(w, "Cache-Control: max-age=10, stale-if-error=100")
+        w.clock.at += 20.0
+        before = w.spent()
+        assert w.ask().how == "readthrough; hit; ttl=-10; detail=rate-limited"
+        assert w.spent() == before + 0.25
+        assert w.ask(target="/b").status == 429
+        assert w.spent() == before + 0.25
+        assert len(w.calls) == 1
+
+
+async def test_whoever_is_not_known_to_refuse_is_asked_before_something_stale_stands_in() -> None:
+    hard, soft = Asking(0.5, 4.0), LocalBuckets(DAILY.rate, DAILY.burst, _unasked)
+    hard.gate.set()
+    async with World(limits=[Limit(DAILY, soft), Limit(quota(hit=1.0, burst=4.0), hard)]) as w:
+        await fetched(w, FRESH)
+        statuses = []
+        for _ in range(4):
+            client = w.ask()
+            await w.idle()
+            statuses.append(client.status)
+        assert statuses == [200, 200, 429, 429]
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "seconds"),
+    [(11 / 60, 11.0, 60), (21 / 60, 21.0, 60), (1.0, 1.0, 1), (0.5, 1.0, 2), (9.0, 1.0, 1)],
+)
+async def test_the_window_is_the_time_in_which_the_burst_comes(rate: float, burst: float, seconds: int) -> None:
+    async with Limited(quota(rate=rate, burst=burst, miss=1.0)) as w:
+        client = await fetched(w, FRESH)
+        assert client.fields["ratelimit-policy"] == f'"all";q={int(burst)};w={seconds}'
+
+
 async def test_a_stale_answer_is_counted_with_the_request_at_its_end() -> None:
     large = b"x" * 300_000
     async with Limited(quota(burst=2.0, rate=0.01, serve_stale=True)) as w:
