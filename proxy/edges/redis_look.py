@@ -104,7 +104,7 @@ class Look:
         self._claims.append(claim)
         timer = self._desk.loop.call_at(until, _let_go, claim)
         try:
-            return self._in_time(await claim)
+            return self.in_time(await claim)
         finally:
             timer.cancel()
 
@@ -115,9 +115,9 @@ class Look:
         self._takers.append(take)
 
     def _tell(self, take: Callable[[Outcome], None], outcome: Outcome) -> None:
-        take(self._in_time(outcome))
+        take(self.in_time(outcome))
 
-    def _in_time(self, outcome: Outcome) -> Outcome:
+    def in_time(self, outcome: Outcome) -> Outcome:
         """What is left of it for a claim that has its turn only now."""
         log = self._desk.log
         if self.position == log.position:

@@ -15,7 +15,7 @@ line feeds between them. A word that is lost costs the rest of a lease, no more.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, assert_never
@@ -71,18 +71,21 @@ class RedisStore:
 
     def look(self, wanted: Wanted, then: Callable[[Found | Rest], None]) -> None:
         """See flow.sharing.SharedStore."""
-        self._look(wanted, (), Mode.TAKE).then(partial(self._looked, wanted, then))
+        look = self._look(wanted, (), Mode.TAKE)
+        look.then(partial(self._looked, wanted, then, look))
 
-    def _looked(self, wanted: Wanted, then: Callable[[Found | Rest], None], outcome: Outcome) -> None:
-        then(outcome if isinstance(outcome, Found) else partial(self._claim, wanted, outcome))
+    def _looked(self, wanted: Wanted, then: Callable[[Found | Rest], None], look: Look, outcome: Outcome) -> None:
+        then(outcome if isinstance(outcome, Found) else _Begun(partial(self._claim, wanted), look, outcome))
 
     async def claim(self, wanted: Wanted, within: float) -> Claim:
         """See flow.sharing.SharedStore."""
-        return await self._claim(wanted, None, within)
+        return await self._claim(wanted, None, None, within)
 
-    async def _claim(self, wanted: Wanted, outcome: Outcome | None, within: float) -> Claim:
+    async def _claim(self, wanted: Wanted, look: Look | None, outcome: Outcome | None, within: float) -> Claim:
         """The same, of which a first look may have come to something already."""
         until, mode, turns = self._desk.loop.time() + within, Mode.TAKE, 0
+        if look is not None and outcome is not None:
+            outcome = look.in_time(outcome)
         while turns < _TURNS:
             if outcome is None:
                 outcome = await self._look(wanted, (), mode).outcome(until)
@@ -250,3 +253,24 @@ def _say(lease: Lease | None) -> Hold | None:
         return None
     lease.hold.said = True
     return lease.hold
+
+
+class _Begun:
+    """flow.sharing.Rest: what a look has come to. A lease that is dropped with it is free."""
+
+    __slots__ = ("_claim", "_look", "_outcome")
+
+    def __init__(
+        self, claim: Callable[[Look, Outcome | None, float], Coroutine[Any, Any, Claim]], look: Look, outcome: Outcome
+    ) -> None:
+        self._claim, self._look = claim, look
+        self._outcome: Outcome | None = outcome
+
+    def go_on(self, within: float) -> Coroutine[Any, Any, Claim]:
+        """See flow.sharing.Rest."""
+        outcome, self._outcome = self._outcome, None
+        return self._claim(self._look, outcome, within)
+
+    def drop(self) -> None:
+        """See flow.sharing.Rest."""
+        self._outcome = None

@@ -18,7 +18,7 @@ from proxy.rules.report import TITLES, Account, problem
 from proxy.rules.respond import END, Reply, age_line, from_arrival, from_entry
 from proxy.rules.wire import field_lines, head_bytes
 
-_HELD_BACK: Final = frozenset({Reason.BREAKER_OPEN, Reason.UPSTREAM_BUSY})  # the upstream was not asked
+HELD_BACK: Final = frozenset({Reason.BREAKER_OPEN, Reason.UPSTREAM_BUSY})  # the upstream was not asked
 
 Pending = Coroutine[Any, Any, None]
 
@@ -190,7 +190,7 @@ class Answers:
             self.tallies.seen(visit.key)
         else:
             self.tallies.hot.add(visit.key)
-        if visit.permit is not None and (account.fwd is None or account.collapsed or account.reason in _HELD_BACK):
+        if visit.permit is not None and (account.fwd is None or account.collapsed or account.reason in HELD_BACK):
             visit.permit.refund(self._clock.now())
         route, request = visit.lane.route.name, visit.request
         # The id that went upstream with it, or the client's: another would be found in nobody else's log.

@@ -398,6 +398,7 @@ def _left_alone(asked: Asked, lane: Lane, plan: Fetch, why: Reason, now: float) 
     account = Account(why, fwd=plan.fwd)
     stale = on_failure(plan.base, now, lost=True)
     if stale is not None:
-        return _from_entry(asked, lane, stale.entry, replace(account, reason=Reason.STALE_IF_ERROR), now)
+        account = Account(Reason.STALE_IF_ERROR, ttl=stale.ttl(now))
+        return _from_entry(asked, lane, stale.entry, account, now)
     gate = lane.upstream.gate if why is Reason.UPSTREAM_BUSY else None
     return _refused(lane, failure_status(why), account, 1.0 if gate is None else gate.rule.wait)

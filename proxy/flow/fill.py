@@ -110,10 +110,11 @@ class Fill:
         base, wanted, timeout = plan.base, self._wanted(visit, plan), visit.lane.upstream.timeout
         if self._shared is None or wanted is None:
             return Apart()
-        if isinstance(looked, Found):
-            claim: Claim = looked
+        if isinstance(looked, Found):  # the log may have gone on since
+            entry = self._log.judge(looked.entry, looked.entry.seq)
+            claim: Claim = Apart() if entry is None else Found(entry)
         else:
-            asking = self._shared.claim(wanted, timeout) if looked is None else looked(timeout)
+            asking = self._shared.claim(wanted, timeout) if looked is None else looked.go_on(timeout)
             claim = await (asking if visit.span is None else traced.asked(asking, visit.span.step(Step.SHARED)))
         match claim:
             case Found(entry) if not self.found(entry):

@@ -131,6 +131,11 @@ class Flight:
         """Whether anybody, or the store, wants more of it, or may when woken."""
         return bool(self._readers) or (self._kept and (self._storing or self._waiting > 0))
 
+    @property
+    def ending(self) -> bool:
+        """Whether its task is over, or about to be."""
+        return self._ended or not self._wanted
+
     async def push(self, chunk: bytes, limit: int) -> bool:
         """More body; False once nothing of it is kept and nobody reads. `limit` is the largest size kept."""
         self.chunks.append(chunk)

@@ -158,11 +158,16 @@ class Place:
     def __init__(self, gates: Gates | None, client: str) -> None:
         self._gates, self._client, self._taken = gates, client, False
 
+    @property
+    def waits(self) -> bool:
+        """Whether it cannot be had at once."""
+        return self._gates is not None and not self._taken and not self._gates.has_room(self._client)
+
     async def take(self) -> bool:
         """Have it; whether that took waiting, in which much may have happened. Raises Full."""
         if self._gates is None or self._taken:
             return False
-        waits = not self._gates.has_room(self._client)
+        waits = self.waits
         await self._gates.enter(self._client)
         self._taken = True
         return waits

@@ -1,11 +1,12 @@
 """Waiting for the upstream: alone, or with everybody else who wants the same."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from typing import Final, assert_never
 
-from proxy.flow.answers import Answers, Pending
+from proxy.flow.answers import HELD_BACK, Answers, Pending
 from proxy.flow.fill import Fill
 from proxy.flow.flights import Failed, Flight, Flights, Landed, Reader, Streaming
 from proxy.flow.gate import Full, Place
@@ -37,7 +38,8 @@ class Relay:
         if not (self._fill.shares and plan.shared and plan.keep) or visit.request.method != "GET":
             return False
         flights, shelf = self._flights, visit.shelf
-        if flights.must_go_alone(shelf, visit.now) is not None:
+        until = flights.unshareable.until(shelf)  # seen, and not more: who goes to find out is settled at take-off
+        if until is not None and visit.now < until:
             return False
         if flights.joinable(shelf, self._store.variant(visit.key, visit.request), 0.0) is not None:
             return False
@@ -79,45 +81,53 @@ class Relay:
         since = visit.now if plan.fresh else 0.0
         variant: Headers | None = self._store.variant(visit.key, visit.request) if plan.shared else None
         claim: Claim | None = None if plan.shared else Apart()
-        for _ in range(_TURNS):
-            alone = None if claim is not None else self._flights.must_go_alone(visit.shelf, visit.now)
+        for turn in range(_TURNS):
+            alone = None
+            if claim is None or (turn == 0 and "range" in visit.request.fields):
+                alone = self._flights.must_go_alone(visit.shelf, visit.now)
+            flight = None if variant is None else self._flights.joinable(visit.shelf, variant, since)
+            stored = None if alone is not None or flight is not None else self._stored_meanwhile(visit, plan)
+            if alone is not None or flight is not None or stored is not None:
+                _let_go(looked)
+                looked = None
             if alone is not None:
                 plan = replace(plan, reason=alone)
                 break
-            flight = None if variant is None else self._flights.joinable(visit.shelf, variant, since)
-            if flight is None:
-                stored = self._stored_meanwhile(visit, plan)
-                if stored is not None:
-                    await self._serve(visit, stored.entry, Account(stored.reason, ttl=stored.ttl(self._clock.now())))
+            if stored is not None:
+                await self._serve(visit, stored.entry, Account(stored.reason, ttl=stored.ttl(self._clock.now())))
+                return
+            if flight is None and claim is None:
+                claim, looked = await self._fill.claim(visit, plan, looked), None
+                again = await self._claimed(visit, plan, claim)
+                if again is None:
                     return
-                if claim is None:
-                    claim, looked = await self._fill.claim(visit, plan, looked), None
-                    again = await self._claimed(visit, plan, claim)
-                    if again is None:
-                        return
-                    plan = again
-                    if isinstance(claim, Alone):
-                        break
-                    if not plan.shared:  # what was found says that this is for its asker alone
-                        variant = None
-                    # Others were woken with us, and one of them may have taken off.
-                    flight = None if variant is None else self._flights.joinable(visit.shelf, variant, since)
+                plan = again
+                if isinstance(claim, Alone):
+                    break
+                if not plan.shared:  # what was found says that this is for its asker alone
+                    variant = None
+                # Others were woken with us, and one of them may have taken off.
+                flight = None if variant is None else self._flights.joinable(visit.shelf, variant, since)
             if flight is None:
+                if isinstance(claim, Lead) and place.waits:
+                    claim = None  # the fleet must not wait for whoever waits here: its lease is free
                 if await place.take():
-                    continue  # much may have happened while it waited
+                    continue  # much may have happened meanwhile
                 lease = claim.lease if isinstance(claim, Lead) and claim.lease.take() else None
                 flight = self._fill.open(visit, plan.base, variant, lease)
                 place.pass_on(flight.task)
                 if await self._lead(visit, plan, flight):
                     return
+                if flight.ending:
+                    await asyncio.wait([flight.task])  # then its places are free
                 break
+            claim = None  # what others had said is of the past when the flight has landed
             if await self._follow(visit, plan, flight):
                 return
             behind = self._next(visit, flight)
             if behind is None:
                 break
             since, variant = behind
-            claim = None
         await self._pass_on(visit, plan, place)
 
     async def _claimed(self, visit: Visit, plan: Fetch, claim: Claim) -> Fetch | None:
@@ -293,12 +303,20 @@ class Relay:
             busy = gate if account.reason is Reason.UPSTREAM_BUSY else None
             self._answers.error(visit, status, account, after=1 if busy is None else busy.rule.after)
             return
+        if account.reason in HELD_BACK and not account.collapsed:  # it was answered without asking the upstream
+            account = Account(Reason.STALE_IF_ERROR, ttl=stale.ttl(self._clock.now()))
         await self._serve(visit, stale.entry, replace(account, reason=Reason.STALE_IF_ERROR))
 
     async def _serve(self, visit: Visit, entry: Entry, account: Account) -> None:
         rest = self._answers.serve(visit, entry, account)
         if rest is not None:
             await rest()
+
+
+def _let_go(looked: Found | Rest | None) -> None:
+    """The fleet must not wait for whoever will not fetch."""
+    if looked is not None and not isinstance(looked, Found):
+        looked.drop()
 
 
 def _variant(visit: Visit, entry: Entry) -> Headers:

@@ -73,7 +73,18 @@ class Apart:
 
 
 Claim = Found | Lead | Alone | Broken | Apart
-Rest = Callable[[float], Coroutine[Any, Any, Claim]]  # what is left to be done for a claim, within so many seconds
+
+
+class Rest(Protocol):
+    """A claim that a look has begun: gone on with once, or dropped."""
+
+    def go_on(self, within: float) -> Coroutine[Any, Any, Claim]:
+        """As `SharedStore.claim` does."""
+        ...
+
+    def drop(self) -> None:
+        """Nobody needs it any more, nor the lease that it may have got."""
+        ...
 
 
 class SharedStore(Protocol):

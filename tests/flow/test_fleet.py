@@ -1,6 +1,7 @@
 """Other instances, as the flow sees them: a shared store whose every answer is a gate."""
 
 import asyncio
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ from proxy.flow.fill import MAX_GROUPS
 from proxy.flow.invalidation import Kind, Target
 from proxy.flow.sharing import Alone, Apart, Broken, Claim, Found, Lead, Lease, Progress, Rest, Wanted
 from proxy.rules.message import Entry, Reason
+from proxy.rules.quota import GateRule
 from tests.flow.kit import ETAG, FRESH, HOST, PLAIN, STALEABLE, URL, World
 
 PRIVATE = "Cache-Control: private"
@@ -23,6 +25,22 @@ class FakeLease:
         return free
 
 
+class FakeRest:
+    """flow.sharing.Rest."""
+
+    def __init__(self, shared: "FakeShared", claim: Claim) -> None:
+        self.shared, self.claim = shared, claim
+
+    async def go_on(self, within: float) -> Claim:
+        assert within == 30.0, "the upstream's time-out"
+        claim, self.claim = self.claim, Apart()
+        await asyncio.sleep(0)  # others come as far
+        return claim
+
+    def drop(self) -> None:
+        self.shared.let_go.append(self.claim)
+
+
 class FakeShared:
     """flow.sharing.SharedStore, for one test: who waits for the same shares one claim."""
 
@@ -31,18 +49,15 @@ class FakeShared:
         self.kept: list[tuple[Lease | None, Entry]] = []
         self.ended: dict[Lease, Alone | Broken | Apart] = {}
         self.dropped: list[Entry] = []
+        self.let_go: list[Claim] = []
         self._claim: asyncio.Future[Claim] | None = None
 
     def look(self, wanted: Wanted, then: Callable[[Found | Rest], None]) -> None:
         claim = asyncio.ensure_future(self.claim(wanted, 30.0))
 
-        async def rest(within: float) -> Claim:
-            assert within == 30.0, "the upstream's time-out"
-            return claim.result()
-
         def looked(_: asyncio.Future[Claim]) -> None:
             found = claim.result()
-            then(found if isinstance(found, Found) else rest)
+            then(found if isinstance(found, Found) else FakeRest(self, found))
 
         claim.add_done_callback(looked)
 
@@ -566,3 +581,88 @@ async def test_what_others_have_is_answered_without_a_task_where_it_is_small() -
         shared.say(Found(entry))
         await w.idle()
         assert (client.done, client.task) == (True, None)
+
+
+async def test_what_was_said_before_a_flight_that_was_joined_is_not_believed_behind_it() -> None:
+    """A purge may have come between, and been acknowledged by all."""
+    base = await elsewhere(STALEABLE)
+    w, shared = fleet()
+    async with w:
+        waiting = w.ask()
+        fresh = w.ask("Cache-Control: no-cache")
+        await w.idle()
+        w.clock.at += 61.0
+        lease = shared.lead(base)
+        await w.idle()
+        assert len(w.calls) == 1, "it waits for the flight"
+        assert shared.let_go == [Lead(lease, base)], "and nobody for what it might have fetched"
+        w.purge()
+        w.last.reply(FRESH, body=b"of before the purge")
+        await w.idle()
+        assert fresh.got == b"of before the purge"
+        assert waiting.status is None
+        shared.lead()
+        await w.idle()
+        w.last.reply(FRESH, body=b"new")
+        await w.idle()
+        assert waiting.got == b"new"
+        assert len(shared.asked) == 2
+
+
+async def test_one_goes_to_find_out_whether_it_can_be_shared_by_now() -> None:
+    w, shared = fleet()
+    async with w:
+        for answer in (PRIVATE, FRESH):
+            client = w.ask()
+            await w.idle()
+            shared.lead()
+            await w.idle()
+            w.last.reply(answer, body=b"x")
+            await w.idle()
+            assert client.got == b"x"
+            w.clock.at += 31.0
+        assert w.stored() is not None
+        assert w.ask().how == "readthrough; hit; ttl=29"
+
+
+async def test_the_fleet_does_not_wait_for_a_client_that_waits_for_its_place() -> None:
+    shared = FakeShared()
+    async with World(gate=GateRule(1, 1, 60.0), shared=shared) as w:
+        first = w.ask(target="/1")
+        await w.idle()
+        shared.lead()
+        await w.idle()
+        second = w.ask(target="/2")
+        await w.idle()
+        lease = weakref.ref(shared.lead())
+        await w.idle()
+        assert len(w.calls) == 1
+        assert lease() is None
+        w.last.reply(FRESH, body=b"1")
+        await w.idle()
+        shared.lead()
+        await w.idle()
+        w.last.reply(FRESH, body=b"2")
+        await w.idle()
+        assert (first.got, second.got) == (b"1", b"2")
+
+
+async def test_who_followed_a_flight_that_was_overtaken_asks_again() -> None:
+    base = await elsewhere(STALEABLE)
+    w, shared = fleet()
+    async with w:
+        clients = [w.ask() for _ in range(2)]
+        await w.idle()
+        w.clock.at += 200.0
+        shared.lead(base)
+        await w.idle()
+        assert (len(w.calls), len(shared.asked)) == (1, 2)
+        w.purge()
+        w.last.reply(FRESH, body=b"of before the purge")
+        await w.idle()
+        assert len(shared.asked) == 3
+        shared.lead()
+        await w.idle()
+        w.last.reply(FRESH, body=b"new")
+        await w.idle()
+        assert [client.got for client in clients] == [b"of before the purge", b"new"]

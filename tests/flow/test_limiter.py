@@ -515,3 +515,22 @@ async def test_of_a_large_budget_the_last_few_tokens_are_not_told() -> None:
         told = [(await fetched(w, FRESH)).fields["ratelimit"], *[w.ask().fields["ratelimit"] for _ in range(100)]]
         assert told[:2] == ['"all";r=999936;t=1'] * 2
         assert told[-1] == '"all";r=999872;t=1'
+
+
+async def test_what_stands_in_while_the_upstream_is_left_alone_costs_a_hit() -> None:
+    async with Limited(quota(), breaker=1, policy=PLAIN) as w:
+        await fetched(w, "Cache-Control: max-age=10, stale-if-error=100")
+        w.clock.at += 20.0
+        before = w.spent()
+        client = w.ask()
+        await w.idle()
+        w.last.fail(Reason.CONNECT)
+        await w.idle()
+        assert client.how == "readthrough; fwd=stale; detail=stale-if-error"
+        assert w.spent() == before + 2.0
+        w.clock.at += 4.0  # nobody remembers the key's failure, but the breaker is open
+        before = w.spent()
+        client = w.ask()
+        await w.idle()
+        assert client.how == "readthrough; hit; ttl=-14; detail=stale-if-error"
+        assert w.spent() == before + 0.25

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.rules.message import Reason
+from proxy.rules.quota import GateRule
 from tests.flow.kit import ETAG, FRESH, PLAIN, STALEABLE, FakeClient, World
 
 MINE = "Cache-Control: max-age=60, stale-if-error=60"
@@ -357,3 +358,41 @@ async def test_a_body_cut_after_its_first_byte_can_not() -> None:
         stored = w.stored()
         assert stored is not None
         assert stored.body == b"old"
+
+
+# -- what is too large to be stored, of which only a part is wanted
+
+LARGE = replace(PLAIN, max_object_size=1000)
+PART = "Range: bytes=0-1"
+BULK = b"0123456789" * 200
+
+
+async def _partly(w: World, client: FakeClient) -> None:
+    """The answer to the range, after the whole has proved too large."""
+    w.last.reply(FRESH, "Content-Range: bytes 0-1/2000", status=206, body=BULK[:2])
+    await w.idle()
+    assert (client.status, client.got) == (206, BULK[:2])
+
+
+@pytest.mark.parametrize("gate", ["gate", "upstream_gate"])
+async def test_a_part_of_something_large_needs_one_place_only(gate: str) -> None:
+    async with World(LARGE, **{gate: GateRule(1, 0)}) as w:  # type: ignore[arg-type]
+        client = w.ask(PART)
+        await w.idle()
+        w.last.reply(FRESH, body=BULK)
+        await w.idle()
+        assert [call.sent.get("range") for call in w.calls] == [None, "bytes=0-1"]
+        await _partly(w, client)
+
+
+async def test_the_whole_of_something_large_is_not_fetched_again_for_a_part_of_it_whoever_asks() -> None:
+    async with World(replace(LARGE, default_ttl=60.0)) as w:
+        first = w.ask(PART, "Cookie: a=mine")
+        await w.idle()
+        w.last.reply(body=BULK)
+        await w.idle()
+        await _partly(w, first)
+        second = w.ask(PART, "Cookie: a=yours")
+        await w.idle()
+        assert [call.sent.get("range") for call in w.calls] == [None, "bytes=0-1", "bytes=0-1"]
+        await _partly(w, second)
