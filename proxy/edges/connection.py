@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from enum import Enum, auto
 from typing import Final, Generic, cast
 
-from proxy.edges.outbound import Outbound
+from proxy.edges.outbound import APART, Outbound
 from proxy.edges.shared import Pending, Shared
 from proxy.flow.heads import A
 from proxy.flow.inbound import Inbound
@@ -353,7 +353,11 @@ class Connection(asyncio.Protocol, Generic[A]):
             connection = b"Connection: keep-alive\r\n"
         coding = b"Transfer-Encoding: chunked\r\n" if self._chunked_out else b""
         self._started, self._endless, self.sent = True, length is None, 0
-        self._out.put(b"".join((head, coding, connection, tail)))
+        if len(tail) > APART:
+            self._out.put(b"".join((head, coding, connection)))
+            self._out.put(tail)
+        else:
+            self._out.put(b"".join((head, coding, connection, tail)))
 
     async def write(self, data: bytes) -> None:
         """Some body; waits while the client has not read what was sent before."""

@@ -15,7 +15,7 @@ from proxy.rules.admit import INLINE
 from proxy.rules.message import Entry, Fwd, Head, Headers, Reason, Request
 from proxy.rules.ranges import Span
 from proxy.rules.report import TITLES, Account, problem
-from proxy.rules.respond import END, Reply, age_line, from_arrival, from_entry
+from proxy.rules.respond import COPIED, END, Reply, age_line, from_arrival, from_entry
 from proxy.rules.wire import field_lines, head_bytes
 
 HELD_BACK: Final = frozenset({Reason.BREAKER_OPEN, Reason.UPSTREAM_BUSY})  # the upstream was not asked
@@ -232,10 +232,11 @@ def _ending(client: Client) -> tuple[int, Reason]:
     return (499, Reason.CLIENT_GONE) if refused is None else (refused.status, refused.reason)
 
 
-async def _pieces(body: tuple[bytes, ...]) -> AsyncIterator[bytes]:
+async def _pieces(body: tuple[bytes | memoryview, ...]) -> AsyncIterator[bytes]:
     for piece in body:
-        for at in range(0, len(piece), INLINE):
-            yield piece[at : at + INLINE]
+        step = INLINE if isinstance(piece, bytes) else COPIED
+        for at in range(0, len(piece), step):
+            yield bytes(piece[at : at + step])
 
 
 async def _slice(body: AsyncIterator[bytes], span: Span) -> AsyncIterator[bytes]:

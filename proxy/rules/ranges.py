@@ -1,6 +1,7 @@
 """Answering conditions and byte ranges from a stored whole (RFC 9110 sections 13 and 14)."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -97,13 +98,14 @@ def _opaque(tag: str) -> str:
     return tag.removeprefix("W/")
 
 
-def cut(body: tuple[bytes, ...], span: Span) -> list[bytes]:
-    """The span's bytes out of a body in pieces."""
-    pieces, at = [], 0
+def cut(body: Sequence[bytes | memoryview], span: Span) -> list[memoryview]:
+    """The span's bytes out of a body in pieces, of which nothing is copied."""
+    pieces: list[memoryview] = []
+    at = 0
     for chunk in body:
         begin, end = max(span.first - at, 0), min(span.last + 1 - at, len(chunk))
         if begin < end:
-            pieces.append(chunk[begin:end])
+            pieces.append(memoryview(chunk)[begin:end])
         at += len(chunk)
         if at > span.last:
             break

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from proxy.rules.admit import INLINE, outward
+from proxy.rules.admit import outward
 from proxy.rules.message import Entry, Head, Headers, Request, read_head
 from proxy.rules.policy import Policy
 from proxy.rules.ranges import Span, Unsatisfiable, asked_span, cut, not_modified
@@ -13,6 +13,7 @@ _NOT_IN_304: Final = frozenset(  # RFC 9110 section 15.4.5
     {"content-length", "content-type", "content-encoding", "content-language", "content-range"}
 )
 _CONDITIONS: Final = frozenset({"if-none-match", "if-modified-since", "range"})
+COPIED: Final = 64 << 10  # bytes of a part that are copied at once: whoever reads slowly holds no more
 _SHORT: Final = 256  # characters; what is kept by its text must not be long
 END: Final = b"\r\n"
 
@@ -30,7 +31,7 @@ class Reply(NamedTuple):
     tail: bytes
     length: int | None
     sent: int = 0
-    pieces: tuple[bytes, ...] = ()
+    pieces: tuple[bytes | memoryview, ...] = ()
     span: Span | None = None
 
 
@@ -62,15 +63,16 @@ def from_entry(request: Request, entry: Entry, own: bytes) -> Reply:
     if status == 200 and not _CONDITIONS.isdisjoint(request.fields):
         reply = _narrowed(request, entry.lead + stored[:end], own, length)
         if reply is not None:
-            return reply if reply.span is None else _with_part(reply, cut(entry.body, reply.span))
+            body = entry.pieces or (memoryview(stored)[end:],)
+            return reply if reply.span is None else _with_part(reply, cut(body, reply.span))
     if request.method == "HEAD":
         return Reply(status, entry.lead + own, stored[:end], length)
     return Reply(status, entry.lead + own, stored, length, len(stored) - end, entry.pieces)
 
 
-def _with_part(reply: Reply, part: list[bytes]) -> Reply:
+def _with_part(reply: Reply, part: list[memoryview]) -> Reply:
     size = sum(map(len, part))
-    if size > INLINE:
+    if size > COPIED:
         return reply._replace(pieces=tuple(part))
     return reply._replace(tail=reply.tail + b"".join(part), sent=size)
 

@@ -1,6 +1,10 @@
 """Nothing grows without a bound: memory, flights, variants, upstream connections."""
 
 import asyncio
+import contextlib
+import select
+import socket
+from functools import partial
 
 import pytest
 
@@ -140,3 +144,32 @@ async def test_many_fields_pass_back(here: Site) -> None:
     for _ in range(2):
         response = await here.get("/fields")
         assert [f"{name}: {value}" for name, value in response.head.headers if name.startswith("X-Field")] == fields
+
+
+@pytest.mark.parametrize("field", ["Accept: */*", "Cache-Control: max-age=99", "Range: bytes=1-"])
+async def test_who_reads_slowly_holds_no_copy_of_what_is_stored(here: Site, field: str) -> None:
+    size, readers = 250 << 10, 200
+    here.upstream.on("/slow", replies("x" * size, FRESH))
+    await here.get("/slow")
+    asking, before = request("/slow", field), here.proxy.memory()
+    here.proxy.forget_peak()
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(_reluctant(here.port)) for _ in range(readers)]
+        for sock in sockets:
+            sock.send(asking)
+        for sock in sockets:
+            await eventually(partial(_has_come, sock), "it is answered")
+        assert (await here.get("/slow")).hit
+        assert here.proxy.peak() - before < readers * size / 2
+
+
+def _has_come(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0])
+
+
+def _reluctant(port: int) -> socket.socket:
+    """A connection to the proxy that takes little."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    sock.connect(("127.0.0.1", port))
+    return sock

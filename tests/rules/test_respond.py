@@ -10,6 +10,7 @@ from proxy.rules.admit import INLINE, complete
 from proxy.rules.message import Entry, Headers, Request
 from proxy.rules.ranges import Span
 from proxy.rules.respond import (
+    COPIED,
     END,
     Reply,
     age_line,
@@ -208,7 +209,8 @@ TOTAL: Final = 2 * INLINE + 1
         pytest.param(('If-None-Match: "a"',), "GET", 304, 0, (), id="nothing, where the client has it"),
         pytest.param((f"Range: bytes={TOTAL}-",), "GET", 416, 0, (), id="nothing, behind its end"),
         pytest.param((f"Range: bytes={INLINE - 1}-{INLINE}",), "GET", 206, 2, (), id="a small part, at once"),
-        pytest.param((f"Range: bytes=0-{INLINE - 1}",), "GET", 206, INLINE, (), id="the largest of small parts"),
+        pytest.param((f"Range: bytes=0-{COPIED - 1}",), "GET", 206, COPIED, (), id="the largest of small parts"),
+        pytest.param((f"Range: bytes=1-{COPIED + 1}",), "GET", 206, 0, (b"a" * (COPIED + 1),), id="one byte more"),
         pytest.param((f"Range: bytes=1-{INLINE + 1}",), "GET", 206, 0, (LARGE[0][1:], b"bb"), id="a part larger still"),
         pytest.param(("Range: bytes=0-0",), "HEAD", 200, 0, (), id="nothing of a part"),
     ],
