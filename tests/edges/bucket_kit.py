@@ -24,16 +24,17 @@ SWEEP: Final = 0.1  # seconds between two looks
 START: Final = 1_700_000_000.0  # seconds, by the clock of Redis, when a world begins
 _SHADOW: Final = """
 local real, moment = redis, 'test:now'
-local redis = {call = function(name, key, value, px, ms)
+local redis = {call = function(name, key, value, _, ms)
   local now = tonumber(real.call('GET', moment))
   if name == 'TIME' then return {tostring(math.floor(now / 1000000)), tostring(now % 1000000)} end
   local due = real.call('GET', 'due:' .. key)
   if due and tonumber(due) <= now then real.call('DEL', key, 'due:' .. key) end
   if name == 'SET' then
     real.call('SET', key, value)
-    if px then real.call('SET', 'due:' .. key, string.format('%.0f', now + ms * 1000)) end
+    if ms then real.call('SET', 'due:' .. key, string.format('%.0f', ms * 1000)) end
     return
   end
+  if name == 'PEXPIRETIME' then return due and tonumber(due) > now and tonumber(due) / 1000 or -2 end
   return real.call(name, key)
 end}
 """
@@ -115,7 +116,8 @@ class Model:
         full, marker, fresh = int(args[12]), str(args[13]), str(args[14])
         since = self._since(keys[1], marker, fresh, now_us)
         tokens, at, leases, due = self._buckets.get(keys[0], (0.0, 0, [], 0))
-        if due <= now_us:
+        here = due > now_us
+        if not here:
             leases, at = [], now_us
             gathered = rate * (now_us - since) / 1e6 if since else math.inf
             tokens = 0.0 if now_us < full else min(burst, gathered)
@@ -149,8 +151,8 @@ class Model:
         if kept + lease > 0:
             leases.append(_Lease(holder, serial, kept, lease, now_us + term))
         full = (leases[-1].ends if leases else now_us) + math.ceil(max(0.0, burst - tokens) / rate * 1e6)
-        if full > now_us:
-            due = now_us + 1000 * (math.ceil((full - now_us) / 1000) + 1)
+        if here or full > now_us:
+            due = max(due if here else 0, 1000 * (math.ceil(full / 1000) + 1))
             self._buckets[keys[0]] = (tokens, now_us, leases, due)
         else:
             self._buckets.pop(keys[0], None)

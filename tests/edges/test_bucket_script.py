@@ -163,6 +163,19 @@ def test_a_bucket_that_was_full_later_than_it_is_missing_was_lost(keeper: Keeper
     assert left(call(keeper, 1001.0, marker="m")) == pytest.approx(5)
 
 
+@pytest.mark.parametrize("refund", [50, 40])
+def test_a_bucket_that_is_full_before_somebody_thinks_was_not_lost_and_later_on_is(
+    keeper: Keeper, refund: float
+) -> None:
+    full = int(call(keeper, 1000, (1.0, 50))[1])
+    assert full == 1_005_000_000
+    call(keeper, 1000, holder="other", debit=-refund)
+    call(keeper, 1002, holder="new")
+    assert left(call(keeper, 1004, full=full, serial=2)) == 100
+    keeper.evict()
+    assert left(call(keeper, 1004.9, full=full, serial=3)) == 0
+
+
 def test_a_clock_that_is_set_back_behind_a_loss_does_not_keep_buckets_empty_until_then(keeper: Keeper) -> None:
     call(keeper, 1000)
     keeper.lose()
@@ -206,6 +219,8 @@ def test_a_bucket_lives_until_it_is_full_and_its_marker_for_ever(client: redis.R
     client.eval(SCRIPT.source, 2, "rt:{q0}:limit:c", "rt:{q0}", *words)
     assert 7_900 < int(client.pttl("rt:{q0}:limit:c")) <= 8_002, "a second for the lease, seven for what is missing"
     assert client.ttl("rt:{q0}") == -1
+    client.eval(SCRIPT.source, 2, "rt:{q0}:limit:c", "rt:{q0}", *words[:3], "i", *words[4:9], "-50", "0", *words[11:15])
+    assert 7_500 < int(client.pttl("rt:{q0}:limit:c")) <= 8_002, "the first has heard of that"
     words[15:] = []
     assert client.eval(SCRIPT.source, 2, "rt:{q0}:limit:other", "rt:{q0}", *[*words[:10], "0", *words[11:]])
     assert not client.exists("rt:{q0}:limit:other"), "what is full need not be kept"

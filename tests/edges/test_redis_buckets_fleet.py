@@ -316,6 +316,18 @@ async def test_a_redis_that_is_emptied_gives_nobody_a_second_burst(world: World)
     assert offer.beyond <= 100 + CLOSE
 
 
+async def test_a_bucket_that_others_have_filled_again_is_full_for_who_heard_of_less(world: World) -> None:
+    a, b = Process(world, instances=2), Process(world, instances=2)
+    limit, other = a.buckets(1.0, 10.0), b.buckets(1.0, 10.0)
+    for _ in range(8):
+        assert await b.asks(other) >= 0
+    assert await a.asks(limit) == pytest.approx(1)
+    other.give_back("c", 7.2, world.now)
+    assert await b.asks(other) == pytest.approx(7.2)
+    await world.until(world.now + 4)
+    assert await a.asks(limit, "c", 10.0) >= 0
+
+
 async def test_a_bucket_that_alone_is_evicted_is_empty_for_who_remembers_it(world: World) -> None:
     offer = Offer(three(world), 10.0, 100.0)
     while await offer.one(0) >= 0:

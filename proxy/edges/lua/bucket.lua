@@ -16,9 +16,10 @@
 --       seconds after which one more could be; '' for a call that a later one of this holder has overtaken
 --
 -- A bucket is 'tokens at_us' and ' holder serial kept granted end_us' for each lease. What is in it and what is out on
--- lease is never more than burst: refill stops there. A lease that ends unreturned is spent. A bucket that is full
--- again is not there; one that is missing before that was lost, and begins empty. A marker, 'id since_us', is never
--- deleted by us: who knew another one says that this server lost its data, and what is missing has filled since then.
+-- lease is never more than burst: refill stops there. A lease that ends unreturned is spent. A bucket is there until the
+-- latest full_us that was given of it, though what came back may have filled it before: one that is missing earlier was
+-- lost, and begins empty. A marker, 'id since_us', is never deleted by us: who knew another one says that this server
+-- lost its data, and what is missing has filled since then.
 local rate, burst, term = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local holder, serial, known, lost = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local kept, back, debit = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
@@ -130,14 +131,13 @@ end
 
 local ends = leases[1] and leases[#leases].ends or now
 full = ends + math.ceil(math.max(0, burst - tokens) / rate * 1e6)
-if full > now then
+if state or full > now then
   local words = {string.format('%.17g %.0f', tokens, at)}
   for _, one in ipairs(leases) do
     words[#words + 1] = string.format('%s %.0f %.17g %.17g %.0f', one.holder, one.serial, one.kept, one.granted, one.ends)
   end
-  redis.call('SET', KEYS[1], table.concat(words, ' '), 'PX', string.format('%.0f', math.ceil((full - now) / 1000) + 1))
-elseif state then
-  redis.call('DEL', KEYS[1])
+  local due = math.max(math.ceil(full / 1000) + 1, redis.call('PEXPIRETIME', KEYS[1]))
+  redis.call('SET', KEYS[1], table.concat(words, ' '), 'PXAT', string.format('%.0f', due))
 end
 
 local said = {string.format('%s %.0f %.6f %.17g %.17g %.17g', id, full, (full - now) / 1e6, tokens, kept, lease)}
