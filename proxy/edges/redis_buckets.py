@@ -92,6 +92,7 @@ class _Held:
         "calling",
         "cost",
         "debit",
+        "due",
         "ends",
         "full_at",
         "full_us",
@@ -125,7 +126,8 @@ class _Held:
         self.waiting: _Group = {}  # for the next call
         self.left, self.heard = burst, now  # in Redis, when it was last heard of
         self.full_us, self.full_at = 0, now  # when it is full, by Redis' clock and by ours
-        self.refused, self.until = 0.0, _NEVER  # whatever costs that, until then
+        self.refused = 0.0  # whatever costs that
+        self.until = self.due = _NEVER  # without a question until the first, which may bring a better second
         self.pace, self.spent, self.since, self.cost = 0.0, 0.0, now, 0.0  # tokens a second, and what tells
         self.level, self.level_at = 0.0, _NEVER  # of the bucket that stands in for one out of reach
         self.gift = self.debit = 0.0
@@ -197,7 +199,7 @@ class RedisBuckets:
         elif cost <= 0:
             return held.left
         elif now < held.until and cost >= held.refused:
-            return now - held.until - (cost - held.refused) / self._rate
+            return now - held.due - (cost - held.refused) / self._rate
         return None if self._reaches(held.key, held.shard, now) else self._alone(held, cost, now)
 
     async def ask(self, client: str, cost: float) -> float:
@@ -228,6 +230,7 @@ class RedisBuckets:
             held.tokens += room
             amount -= room
         held.debit = max(held.debit - amount, -self._burst)
+        held.until = _NEVER  # it may be enough for what was refused
 
     def left(self, client: str, now: float) -> float:
         """See flow.ports.Buckets."""
@@ -399,7 +402,7 @@ class RedisBuckets:
                 self._give_back(held, cost * (paid - len(waiting)), now)
             elif paid < len(waiting) and cost < refused:
                 refused = held.refused = cost
-                held.until = now + wait
+                held.until, held.due = now + min(wait, TERM), now + wait  # others may return a lease meanwhile
 
     def _next(self, held: _Held, before: _Asked, now: float) -> None:
         """Ask for those who came meanwhile; they have waited already."""

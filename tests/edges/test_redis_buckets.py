@@ -121,6 +121,41 @@ async def test_a_denial_stands_until_its_wait_is_over_and_costs_nobody_a_round_t
     assert world.calls == calls + 1
 
 
+async def test_a_denial_is_asked_about_again_after_a_term_and_says_the_whole_wait_till_then(world: World) -> None:
+    process = Process(world)
+    limit = process.buckets(1 / 60, 1.0)
+    assert await process.asks(limit) >= 0
+    began, calls = world.now, world.calls
+    for _ in range(60 * 5 - 1):
+        assert await process.asks(limit) == pytest.approx(world.now - began - 60, abs=1e-3)
+        await world.until(world.now + 0.2)
+    assert world.calls - calls == 60
+    await world.until(began + 60.001)
+    assert await process.asks(limit) >= 0
+
+
+async def test_a_denial_ends_soon_after_another_process_has_returned_its_lease(world: World) -> None:
+    process, other = Process(world, instances=2), Process(world, instances=2)
+    limit, there = process.buckets(1 / 60, 64.0), other.buckets(1 / 60, 64.0)
+    await warm(other, there, every=0.01, seconds=0.3)
+    while (said := await process.asks(limit)) >= 0:
+        pass
+    assert said < -50
+    await world.until(world.now + 1.1)
+    assert await process.asks(limit) >= 0
+
+
+async def test_what_is_given_back_ends_a_denial(world: World) -> None:
+    process = Process(world)
+    limit = process.buckets(1 / 60, 10.0)
+    for _ in range(10):
+        assert await process.asks(limit) >= 0
+    assert await process.asks(limit) < 0
+    for _ in range(10):
+        limit.give_back("c", 0.9, world.now)
+    assert await process.asks(limit, "c", 9.0) >= 0
+
+
 async def test_what_is_given_back_can_be_spent_again(world: World) -> None:
     process = Process(world)
     limit = process.buckets(0.001, 10.0)
