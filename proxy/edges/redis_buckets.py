@@ -136,7 +136,7 @@ class _Held:
         """Whether Redis knows as much of it."""
         return (
             not self.calling
-            and self.debit <= 0
+            and self.debit == 0
             and self.level_at == _NEVER
             and now >= self.until
             and (self.tokens <= 0 or now >= self.ends)
@@ -176,7 +176,7 @@ class RedisBuckets:
         self._markers = [""] * SHARDS
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._leases: dict[_Held, None] = {}  # to be given back in time
-        self._debts: dict[_Held, None] = {}  # to be told
+        self._debts: dict[_Held, None] = {}  # to be told, and what was given back without a lease
         self._sweeping: asyncio.Task[None] | None = None
         self._crowded = False  # somebody was forgotten who had been let pass while nobody could be asked
         self._refused_at = _NEVER  # when Redis refused the script the last time
@@ -230,6 +230,8 @@ class RedisBuckets:
             held.tokens += room
             amount -= room
         held.debit = max(held.debit - amount, -self._burst)
+        if held.debit != 0:
+            self._tell(held)
         held.until = _NEVER  # it may be enough for what was refused
 
     def left(self, client: str, now: float) -> float:
@@ -319,8 +321,7 @@ class RedisBuckets:
             return -(cost - held.level) / share - _CLOSE
         held.level -= cost
         held.debit += cost
-        self._debts[held] = None
-        self._watch()
+        self._tell(held)
         return max(0.0, held.level)
 
     def _batch(self, held: _Held, now: float) -> float:
@@ -381,7 +382,7 @@ class RedisBuckets:
         full_in, left, kept, lease = map(float, words[2:6])
         held.known, held.heard, held.left, held.full_at = asked.serial, now, max(0.0, left), now + full_in
         held.debit, held.gift, held.level_at = held.debit - asked.debit, 0.0, _NEVER
-        if held.debit <= 0:
+        if held.debit == 0:
             self._debts.pop(held, None)
         held.tokens = max(0.0, held.tokens - (asked.kept - kept)) + lease
         held.size, held.ends = kept + lease, asked.at + _OURS * TERM if kept + lease > 0 else _NEVER
@@ -420,6 +421,8 @@ class RedisBuckets:
         held.lost = asked.serial
         if asked.debit < 0:
             held.debit -= asked.debit
+            if held.debit == 0:
+                self._debts.pop(held, None)
         waiting, held.waiting = held.waiting, {}
         self._decide(held, asked.groups)
         self._decide(held, waiting)
@@ -437,6 +440,11 @@ class RedisBuckets:
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(self._alone(held, cost, now))
+
+    def _tell(self, held: _Held) -> None:
+        """Soon, if nobody asks before."""
+        self._debts[held] = None
+        self._watch()
 
     def _watch(self) -> None:
         if self._sweeping is None and not self._closed:

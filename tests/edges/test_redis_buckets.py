@@ -167,6 +167,67 @@ async def test_what_is_given_back_can_be_spent_again(world: World) -> None:
     limit.give_back("nobody", 1.0, world.now)
 
 
+async def test_what_is_given_back_is_told_by_those_too_who_ask_no_more(world: World) -> None:
+    process, other = Process(world), Process(world)
+    limit, there = process.buckets(0.001, 10.0), other.buckets(0.001, 10.0)
+    for _ in range(9):
+        await process.asks(limit)
+    for _ in range(9):
+        limit.give_back("c", 0.9, world.now)
+    calls = world.calls
+    await world.until(world.now + 1)
+    assert world.calls == calls + 1
+    assert await other.asks(there, "c", 9.1) >= 0
+
+
+async def test_what_is_given_back_while_redis_is_asked_is_told_afterwards(world: World) -> None:
+    world.latency = 0.01
+    process, other = Process(world), Process(world)
+    limit, there = process.buckets(0.001, 10.0), other.buckets(0.001, 10.0)
+    await process.asks(limit, "c", 8.0)
+    asking = asyncio.create_task(limit.ask("c", 1.0))
+    await settle()
+    limit.give_back("c", 7.2, world.now)
+    await world.until(world.now + 1)
+    assert asking.result() >= 0
+    assert await other.asks(there, "c", 8.2) >= 0
+
+
+async def test_what_is_given_back_is_told_when_a_process_ends(world: World) -> None:
+    process, other = Process(world), Process(world)
+    limit, there = process.buckets(0.001, 10.0), other.buckets(0.001, 10.0)
+    await process.asks(limit, "c", 9.0)
+    limit.give_back("c", 8.1, world.now)
+    closing = asyncio.create_task(limit.close())
+    while not closing.done():
+        await world.idle()
+    assert await other.asks(there, "c", 9.1) >= 0
+
+
+async def test_what_was_given_back_in_vain_is_not_told_for_ever(world: World) -> None:
+    process = Process(world)
+    limit = process.buckets(0.001, 10.0)
+    await process.asks(limit, "c", 9.0)
+    world.fault = lambda: "deaf"
+    limit.give_back("c", 8.1, world.now)
+    calls = world.calls
+    await world.until(world.now + 2)
+    assert world.calls == calls + 1, "it was done, for all we know"
+    world.fault = str
+    assert await process.asks(limit, "c", 9.1) >= 0
+
+
+async def test_whoever_has_something_to_tell_is_not_forgotten_for_somebody_new(world: World) -> None:
+    process = Process(world)
+    limit = process.buckets(0.001, 10.0, most=2)
+    await process.asks(limit, "c", 9.0)
+    await process.asks(limit, "d", 9.0)
+    limit.give_back("c", 8.1, world.now)
+    await process.asks(limit, "e", 9.0)
+    limit.give_back("c", 0.9, world.now)
+    assert await process.asks(limit, "c", 10.0) >= 0
+
+
 async def test_what_is_given_back_to_a_lease_is_in_the_lease_and_never_more_than_it_was(world: World) -> None:
     process = Process(world)
     limit = process.buckets(0.001, 1000.0)
