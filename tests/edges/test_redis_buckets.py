@@ -293,6 +293,19 @@ async def test_what_costs_nothing_is_never_asked_for(world: World) -> None:
     assert world.calls == calls
 
 
+async def test_what_costs_nothing_says_what_has_gathered_meanwhile(world: World) -> None:
+    process = Process(world)
+    limit = process.buckets(5.0, 5.0)
+    for _ in range(5):
+        assert await process.asks(limit) >= 0
+    for gathered in (0, 2, 4, 5, 5):
+        assert limit.take("c", 0.0, world.now) == pytest.approx(gathered)
+        await world.until(world.now + 0.4)
+    process.up = False
+    await process.asks(limit, "c", 5.0)
+    assert limit.take("c", 0.0, world.now) == pytest.approx(0), "and no more than may be spent"
+
+
 async def test_the_number_of_clients_is_bounded_and_redis_remembers_them_all(world: World) -> None:
     process = Process(world)
     limit = process.buckets(1.0, 2.0, most=50)
