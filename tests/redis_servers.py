@@ -48,6 +48,10 @@ class _Process:
             self._process = subprocess.Popen(
                 [binary, *arguments], cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        # In life it has a machine of its own, and is asked for an answer within 100 ms: where that is permitted, it
+        # goes before whatever else is busy here.
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, -10)
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -106,7 +110,7 @@ def _docker_answers() -> bool:
         return False
 
 
-def until(question: Callable[[], bool], what: str, within: float = 20.0) -> None:
+def until(question: Callable[[], bool], what: str, within: float = 60.0) -> None:
     """Wait, blocking, until the question is answered with yes; an error is a no."""
     deadline = time.monotonic() + within
     while True:
@@ -318,7 +322,7 @@ class Sentinels:
                 server.resume()
             else:
                 server.start()
-        until(self._settled, "one master and two replicas of it", within=40)
+        until(self._settled, "one master and two replicas of it")
 
     def _start(self, sentinel: Server) -> None:
         """Start one that looks and tells twenty and four times as often as it would by itself: 10 s and 2 s."""
@@ -396,7 +400,7 @@ class Cluster:
         until(lambda: all(len(self._nodes(server)) == 6 for server in self.servers), "six nodes that know each other")
         for master, replica in zip(masters, replicas, strict=True):
             replica.ask("CLUSTER", "REPLICATE", master.ask("CLUSTER", "MYID"))
-        until(self._whole, "a cluster that serves, with a replica in sync for each master", within=40)
+        until(self._whole, "a cluster that serves, with a replica in sync for each master")
         return self
 
     @property
@@ -439,7 +443,7 @@ class Cluster:
                 server.resume()
             else:
                 server.start()
-        until(self._whole, "a cluster that serves, with a replica in sync for each master", within=40)
+        until(self._whole, "a cluster that serves, with a replica in sync for each master")
 
     def _bus(self, server: Server) -> list[int]:
         line = next(line for line in server.config.read_text().splitlines() if line.startswith("cluster-port "))

@@ -29,6 +29,7 @@ from proxy.rules.policy import Policy
 from proxy.rules.routes import Match, Route
 from proxy.settings import Admin, ServerTls, Settings, Shutdown, Upstream, UpstreamTls
 from tests.e2e.process import free_port
+from tests.flow.kit import FakeClock
 
 PATIENCE: Final = 10.0  # real seconds after which a test that hangs fails
 
@@ -661,7 +662,8 @@ async def asked_of(app: App, path: str, body: bytes | None = None) -> Any:  # no
         return await answer.json()
 
 
-async def test_a_request_is_explained_by_what_is_stored_and_configured_now() -> None:
+async def test_a_request_is_explained_by_what_is_stored_and_configured_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Clock", FakeClock)
     async with api() as upstream, running(settings(upstream.url)) as app, client(app) as session:
         question = b'{"url": "http://a.test/kept"}'
         assert (await asked_of(app, "/explain", question))["answer"]["reason"] == "not-stored"
@@ -670,7 +672,7 @@ async def test_a_request_is_explained_by_what_is_stored_and_configured_now() -> 
         session.ask("/kept")
         _, headers, _ = await session.answer()
         explained = (await asked_of(app, "/explain", question))["answer"]
-        assert (explained["cache_status"], explained["ttl"]) == (headers["cache-status"], 59)
+        assert (explained["cache_status"], explained["ttl"]) == (headers["cache-status"], 60)
         (entry,) = (await asked_of(app, "/entries?url=http://a.test/kept"))["entries"]
         assert (entry["route"], entry["current"], entry["length"], entry["asked"]) == ("rest", True, 8, True)
         await app.reload(lambda: replace(app.settings, routes=(Route("rest", Match(path="/x"), "u0", Policy()),)))

@@ -184,13 +184,14 @@ async def test_a_head_that_does_not_end_is_cut_however_its_bytes_trickle(begun: 
 
 
 async def test_who_says_nothing_is_cut_later_and_who_asks_again_is_not() -> None:
-    async with door(Bounds(idle=0.3, head=LONG)) as (made, port), connected(port) as (reader, writer):
+    async with door(Bounds(idle=1.0, head=LONG)) as (made, port), connected(port) as (reader, writer):
         async with connected(port) as (silent, _):
-            for _ in range(5):
-                await asyncio.sleep(0.1)
+            cut = asyncio.create_task(is_cut(silent))
+            while not cut.done():
+                await asyncio.sleep(0.05)
                 writer.write(ALIVE)
                 assert b"alive" in await reader.readuntil(b"}")
-            assert await is_cut(silent)
+            assert await cut
         assert await is_cut(reader)
         assert made.waiting == {}
 

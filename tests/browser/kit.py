@@ -25,7 +25,7 @@ DENIED: Final = r"Failed to load resource: .*status of 401"
 MISTAKEN: Final = r"Failed to load resource: .*status of 400"
 GONE: Final = r"Failed to load resource: net::ERR_"
 
-expect.set_options(timeout=10_000)  # ms: the machine may be busy
+expect.set_options(timeout=30_000)  # ms: the machine may be busy
 
 
 def installed(playwright: Playwright) -> str:
@@ -61,7 +61,7 @@ class Watched:
     open: int = 0  # requests that have no answer yet
 
     def __post_init__(self) -> None:
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(30_000)
         self.page.on("console", lambda said: self._complain(said.text) if said.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda error: self._complain(f"{error.name}: {error.message}"))
         self.page.on("dialog", lambda dialog: self._complain(f"a dialog: {dialog.message}"))

@@ -223,5 +223,5 @@ async def test_whoever_does_not_see_it_is_told(page: Watched) -> None:
     assert await page.page.locator("[role=status]").count() == 3
     assert await page.page.locator("[role=alert]").count() == 3
     for table in await page.page.locator("table").all():
-        assert await table.locator("caption").inner_text(timeout=1000)
+        assert await table.locator("caption").inner_text()
     assert await page.page.locator("h1").count() == 1

@@ -101,7 +101,13 @@ class Site:
             "listen": f"{listen}:{self.port}",
             "admin": {"listen": f"127.0.0.1:{self.admin}"},
             "shutdown": {"delay": "0s", "timeout": "15s"},
-            "upstreams": {"origin": {"url": f"http://127.0.0.1:{upstream.port}", "breaker": {"failures": 1000000}}},
+            "upstreams": {
+                "origin": {
+                    "url": f"http://127.0.0.1:{upstream.port}",
+                    "connect_timeout": "20s",  # a crowd may have to wait for a processor
+                    "breaker": {"failures": 1000000},
+                }
+            },
             "routes": [{"name": "all", "match": {"path": "/*"}, "upstream": "origin"}],
         }
         self.proxy: Proxy

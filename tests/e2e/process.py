@@ -8,20 +8,29 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import count
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self, TypeVar
 
 from tests.e2e.stream import Stream
 
 ROOT = Path(__file__).parents[2]
 COMPLAINTS = ("Traceback (most recent call last)", "was never awaited", "never retrieved", "Task was destroyed")
+TICK: Final = 0.005  # seconds
+T = TypeVar("T")
+
+
+_PORTS: Final = range(10240, 32000)
+# In turn, from anywhere: none is given twice, and whoever runs tests beside us is elsewhere.
+_ports: Final = count(random.randrange(len(_PORTS)))
 
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A port outside the ephemeral range, so that no client of the test takes it meanwhile."""
     while True:
-        port = random.randint(10240, 32000)
+        port = _PORTS[next(_ports) % len(_PORTS)]
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
             try:
                 sock.bind((host, port))
@@ -30,8 +39,8 @@ def free_port(host: str = "127.0.0.1") -> int:
             return port
 
 
-async def eventually(question: Callable[[], bool | Awaitable[bool]], what: str, within: float = 10.0) -> None:
-    """Wait until the question, asked again and again, is answered with yes."""
+async def eventually(question: Callable[[], bool | Awaitable[bool]], what: str, within: float = 20.0) -> None:
+    """Wait until the question, asked again and again, is answered with yes. Patience costs nothing when all is well."""
     deadline = asyncio.get_running_loop().time() + within
     while True:
         answer = question()
@@ -39,6 +48,31 @@ async def eventually(question: Callable[[], bool | Awaitable[bool]], what: str, 
             return
         assert asyncio.get_running_loop().time() < deadline, f"not within {within} s: {what}"
         await asyncio.sleep(0.01)
+
+
+async def timed(work: Awaitable[T]) -> tuple[T, float]:
+    """What it comes to, and how many seconds it took but for those that the loop was late by itself: the control."""
+    began = asleep = time.monotonic()
+    late = 0.0
+
+    def wake() -> None:
+        nonlocal asleep, late
+        now = time.monotonic()
+        late += max(now - asleep - 2 * TICK, 0.0)
+        asleep = now
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            wake()
+
+    ticking = asyncio.create_task(tick())
+    try:
+        found = await work
+        wake()
+        return found, asleep - began - late
+    finally:
+        ticking.cancel()
 
 
 def allow_many_files() -> None:
@@ -58,7 +92,7 @@ async def run(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[in
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         output, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, output.decode()
@@ -97,7 +131,7 @@ class Proxy:
                 stdout=out,
                 stderr=err,
             )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await self.ready() != 200:
                 assert self.process.returncode is None, f"it stopped while starting:\n{self.stderr}\n{self.stdout}"
                 await asyncio.sleep(0.02)

@@ -56,18 +56,18 @@ async def _twice(here: Site, path: str, *asked: str, answered: tuple[str, ...] =
 async def test_a_miss_says_what_it_was_and_a_hit_how_long_it_lasts(here: Site) -> None:
     miss, hit = await _twice(here, "/plain")
     assert miss.cache == "readthrough; fwd=uri-miss; fwd-status=200; stored"
-    assert re.fullmatch(r"readthrough; hit; ttl=(600|599)", hit.cache)
+    assert re.fullmatch(r"readthrough; hit; ttl=(600|59[5-9])", hit.cache)
     assert (miss.text, hit.text) == ("1", "1")
     assert "age" not in miss.head
-    assert hit.age in (0, 1)
+    assert hit.age in range(6)
     assert "x-cache" not in hit.head
 
 
 async def test_an_upstream_cache_is_named_before_us(here: Site) -> None:
     miss, hit = await _twice(here, "/cdn", answered=(FRESH, "Cache-Status: far; hit", "Age: 100"))
     assert re.fullmatch(r"far; hit, readthrough; fwd=uri-miss; .*", miss.head["cache-status"])
-    assert re.fullmatch(r"far; hit, readthrough; hit; ttl=(500|499)", hit.head["cache-status"])
-    assert hit.age in (100, 101)
+    assert re.fullmatch(r"far; hit, readthrough; hit; ttl=(500|49[5-9])", hit.head["cache-status"])
+    assert hit.age in range(100, 106)
 
 
 @pytest.mark.parametrize(
@@ -121,11 +121,11 @@ async def test_is_stored(here: Site, name: str, asked: tuple[str, ...], answered
 
 async def test_the_operators_lifetimes_count(here: Site) -> None:
     _, hit = await _twice(here, "/ttl/time", answered=())
-    assert re.fullmatch(r"readthrough; hit; ttl=(60|59)", hit.cache)
+    assert re.fullmatch(r"readthrough; hit; ttl=(60|5[5-9])", hit.cache)
     here.upstream.on("/ttl/gone", replies("gone", status="404 Not Found"))
     responses = [await here.get("/ttl/gone") for _ in range(2)]
     assert [r.status for r in responses] == [404, 404]
-    assert re.fullmatch(r"readthrough; hit; ttl=(30|29)", responses[1].cache)
+    assert re.fullmatch(r"readthrough; hit; ttl=(30|2[5-9])", responses[1].cache)
     assert [r.head["x-cache"] for r in responses] == ["MISS", "HIT"]
 
 

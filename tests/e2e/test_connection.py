@@ -128,7 +128,7 @@ async def test_an_event_arrives_when_it_is_sent(here: Site) -> None:
     pieces = stream.pieces(*head_.framing())
     for number, go in enumerate(more):
         go.set()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(5):
             assert await anext(pieces) == f"data: {number}\n\n".encode()
     assert [piece async for piece in pieces] == []
     stream.close()

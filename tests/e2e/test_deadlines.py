@@ -26,12 +26,14 @@ CONFIG = {
 }
 
 
-async def _ended(stream: Stream, least: float, most: float) -> tuple[bytes, End]:
-    """How the connection ended, which took a time between these seconds."""
-    loop = asyncio.get_running_loop()
-    started = loop.time()
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _ended(stream: Stream, started: float, least: float, most: float) -> tuple[bytes, End]:
+    """How the connection ended, which took a time between these seconds from when it started."""
     raw, end = await stream.rest()
-    assert least < loop.time() - started < most
+    assert least < _now() - started < most
     stream.close()
     return raw, end
 
@@ -47,9 +49,10 @@ def _is_408(raw: bytes) -> None:
     "part", [b"GET", request("/x")[:-2], b"GET / HTTP/1.1\r\nHost: "], ids=["method", "no-end", "half"]
 )
 async def test_half_a_head_is_408_in_time(here: Site, part: bytes) -> None:
+    started = _now()
     stream = await here.connect()
     stream.write(part)
-    raw, _ = await _ended(stream, 0.8, 6)
+    raw, _ = await _ended(stream, started, 0.8, 6)
     _is_408(raw)
 
 
@@ -71,20 +74,23 @@ async def test_half_a_head_behind_a_served_request_is_408_too(here: Site) -> Non
     here.upstream.on("/served", replies("served", FRESH))
     stream = await here.connect()
     await ask(stream, request("/served"))
+    started = _now()
     stream.write(b"GET /served HT")
-    _is_408((await _ended(stream, 0.8, 6))[0])
+    _is_408((await _ended(stream, started, 0.8, 6))[0])
 
 
 async def test_an_idle_connection_is_closed_without_a_word(here: Site) -> None:
     here.upstream.on("/served", replies("served", FRESH))
     stream = await here.connect()
+    started = _now()
     await ask(stream, request("/served"))
-    assert await _ended(stream, 1.5, 8) == (b"", End.FIN)
+    assert await _ended(stream, started, 1.5, 8) == (b"", End.FIN)
 
 
 async def test_a_connection_that_never_says_anything_is_closed(here: Site) -> None:
+    started = _now()
     stream = await here.connect()
-    raw, _ = await _ended(stream, 0.8, 8)
+    raw, _ = await _ended(stream, started, 0.8, 8)
     assert raw == b"" or b" 408 " in raw
 
 
@@ -92,8 +98,9 @@ async def test_a_connection_that_never_says_anything_is_closed(here: Site) -> No
 async def test_a_body_that_stalls_is_408_and_never_whole_upstream(here: Site, framing: str) -> None:
     here.upstream.on("/stalled", replies("stored"))
     stream = await here.connect()
+    started = _now()
     stream.write(request("/stalled", framing, method="POST") + b"5\r\nhello\r\n")
-    raw, _ = await _ended(stream, 0.8, 6)
+    raw, _ = await _ended(stream, started, 0.8, 6)
     _is_408(raw)
     assert not here.upstream.seen("/stalled")[-1].complete
 
@@ -134,8 +141,8 @@ async def test_a_reader_that_stalls_is_cut(here: Site, control: str) -> None:
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(sock, ("127.0.0.1", here.port))
-        await loop.sock_sendall(sock, request(path))
         started = loop.time()
+        await loop.sock_sendall(sock, request(path))
         await eventually(lambda: not _established(sock), "it is cut", 8)
         assert loop.time() - started > 0.8
 
@@ -158,8 +165,8 @@ async def test_beyond_the_most_connections_the_rest_still_work(here: Site) -> No
     here.upstream.on("/served", replies("served", FRESH))
     await here.get("/served")
     streams = [await here.connect() for _ in range(60)]
-    for stream in streams[:55]:
-        assert (await ask(stream, request("/served"))).hit
+    answers = await asyncio.gather(*(ask(stream, request("/served")) for stream in streams[:55]))
+    assert all(answer.hit for answer in answers)
     surplus = [await here.connect() for _ in range(20)]
     for stream in surplus:
         stream.write(request("/served"))

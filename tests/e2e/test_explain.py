@@ -32,7 +32,7 @@ from tests.flow.kit import HOST, FakeClock, request
 from tests.flow.test_explain import CONDITIONS, ID, ROWS, Row, state
 from tests.test_app import running, settings
 
-_SILENCE: Final = 0.2  # seconds until it is called so
+_SILENCE: Final = 0.5  # seconds until it is called so
 _WORDS: Final = {Kind.URL: "urls", Kind.PREFIX: "prefixes", Kind.TAG: "tags"}
 
 

@@ -34,16 +34,16 @@ TIMES: Final = 3  # with the first round behind it, that each scenario is played
 
 
 class World:
-    """One instance, the upstream behind it, and paths that nobody has asked for before."""
+    """One instance, the upstream behind it, and paths that nobody has asked for before. `patience` is in seconds."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, patience: float) -> None:
         self.upstream, self._numbers = upstream, count()
         origin = f"http://127.0.0.1:{upstream.port}"
         breaker = Breaker(failures=1_000_000)
         self.app = App(
             Settings(
                 upstreams={
-                    "up": UpstreamSettings("up", origin, timeout=0.2, breaker=breaker),
+                    "up": UpstreamSettings("up", origin, timeout=patience, breaker=breaker),
                     "gone": UpstreamSettings("gone", f"http://127.0.0.1:{free_port()}", breaker=breaker),
                 },
                 routes=(
@@ -54,7 +54,7 @@ class World:
                 admin=Admin(Address("127.0.0.1", free_port())),
                 access_log=False,
                 shutdown=Shutdown(delay=0.0, timeout=10.0),
-                limits=Limits(body_timeout=0.2, max_connections=100),
+                limits=Limits(body_timeout=patience, max_connections=100),
             )
         )
 
@@ -88,9 +88,9 @@ class World:
 
 
 @asynccontextmanager
-async def world() -> AsyncIterator[World]:
+async def world(patience: float) -> AsyncIterator[World]:
     upstream = await Upstream.start()
-    made = World(upstream)
+    made = World(upstream, patience)
     await made.app.start()
     try:
         yield made
@@ -462,6 +462,8 @@ SCENARIOS: Final = (
     events,
 )
 
+HANGING: Final = (client_that_stalls_in_mid_body, upstream_that_does_not_answer, upstream_that_stalls_in_mid_body)
+
 
 # -- what is left of it
 
@@ -504,7 +506,7 @@ def _ours(thing: object) -> str:
 
 
 async def played(scenario: Callable[[World], Awaitable[None]]) -> Counter[str]:
-    async with asyncio.timeout(PATIENCE), world() as w:
+    async with asyncio.timeout(2 * PATIENCE), world(0.2 if scenario in HANGING else PATIENCE) as w:
         for again in range(1 + TIMES):
             w.upstream.calls.clear()
             await scenario(w)

@@ -19,7 +19,7 @@ BODY = b"0123456789" * 20_000
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["sigterm", "ctrl-c"])
 async def test_a_stop_cuts_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    async with site(tmp_path, {"shutdown": {"delay": "2s", "timeout": "15s"}}) as here:
+    async with site(tmp_path, {"shutdown": {"delay": "4s", "timeout": "15s"}}) as here:
         gate = asyncio.Event()
 
         async def waiting(call: Call) -> None:
@@ -62,7 +62,7 @@ async def test_a_stop_cuts_nothing(tmp_path: Path, number: signal.Signals) -> No
 
 async def _serves_while_not_ready(here: Site, idle: list[Stream]) -> None:
     """For as long as the delay lasts, and with a word to go elsewhere."""
-    await eventually(lambda: _draining(here), "it is no longer ready", 2)
+    await eventually(lambda: _draining(here), "it is no longer ready")
     assert await here.proxy.ready() == 503
     assert await here.proxy.ready("/healthz") == 200
     late = await here.get("/hit")
@@ -111,7 +111,7 @@ async def test_a_stop_ends_in_time_whatever_is_in_flight(tmp_path: Path) -> None
 async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     async with site(tmp_path, {"shutdown": {"delay": "30s", "timeout": "30s"}}) as here:
         here.proxy.signal(signal.SIGTERM)
-        await eventually(lambda: _draining(here), "it is no longer ready", 5)
+        await eventually(lambda: _draining(here), "it is no longer ready")
         here.proxy.signal(signal.SIGINT)
         assert await here.proxy.exit(10) == 0
 

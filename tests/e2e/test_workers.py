@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from tests.e2e.harness import HOST, Response, Site, ask, merge, receive, request, site
-from tests.e2e.process import ROOT, Proxy, eventually, free_port, run
+from tests.e2e.process import ROOT, Proxy, eventually, free_port, run, timed
 from tests.e2e.stream import Cut, End, Stream
 from tests.e2e.upstream import Call, Upstream, head, replies
 
@@ -145,17 +145,21 @@ async def test_it_is_not_ready_while_one_does_not_answer(tmp_path: Path, redis_u
         stopped = (await processes(here))[2]
         os.kill(stopped, signal.SIGSTOP)
         try:
-            answer = await admin(here, "/readyz")
-            told = json.loads(answer.body)
-            assert (answer.status, told["status"]) == (503, "not ready")
-            states = {worker["worker"]: worker["status"] for worker in told["workers"]}
-            assert states == {1: "ready", 2: "no answer", 3: "ready"}
+            await eventually(lambda: _tells(here, {1: "ready", 2: "no answer", 3: "ready"}), "it is told who hangs")
             assert await here.proxy.ready("/healthz") == 200
             # What one can do for all is asked of one that answers.
             assert {(await admin(here, "/nowhere")).status for _ in range(WORKERS)} == {404}
         finally:
             os.kill(stopped, signal.SIGCONT)
         await eventually(lambda: _is(here, 200), "ready again")
+
+
+async def _tells(here: Site, states: Mapping[int, str]) -> bool:
+    """Whether it is not ready, and says this of each."""
+    answer = await admin(here, "/readyz")
+    told = json.loads(answer.body)
+    assert (answer.status, told["status"]) == (503, "not ready")
+    return {worker["worker"]: worker["status"] for worker in told["workers"]} == states
 
 
 async def _is_replaced(here: Site, number: int, process: int) -> bool:
@@ -167,6 +171,11 @@ async def _is_replaced(here: Site, number: int, process: int) -> bool:
 
 async def _is(here: Site, status: int) -> bool:
     return await here.proxy.ready() == status
+
+
+async def _says_close(here: Site, path: str) -> bool:
+    """Whether who answers a new connection wants no other request on it."""
+    return ((await here.get(path)).head.get("connection") or "").lower() == "close"
 
 
 # -- one dies
@@ -215,7 +224,7 @@ async def test_a_process_that_is_killed_comes_back_while_the_others_serve(tmp_pa
 
 @pytest.mark.parametrize("how", ["sigterm", "ctrl-c", "sigterm to all of them"])
 async def test_a_stop_cuts_nothing_in_any_process(tmp_path: Path, redis_url: str, how: str) -> None:
-    async with crew(tmp_path, redis_url, {"shutdown": {"delay": "1s", "timeout": "15s"}}) as here:
+    async with crew(tmp_path, redis_url, {"shutdown": {"delay": "3s", "timeout": "15s"}}) as here:
         gate = asyncio.Event()
 
         async def half(call: Call) -> None:
@@ -241,7 +250,7 @@ async def test_a_stop_cuts_nothing_in_any_process(tmp_path: Path, redis_url: str
                 os.kill(process, signal.SIGTERM)
         if how != "ctrl-c":
             await eventually(lambda: _is(here, 503), "it is no longer ready")
-            assert (await here.get("/hit")).head["connection"].lower() == "close"
+            await eventually(lambda: _says_close(here, "/hit"), "who is served is sent elsewhere")  # it has been told
         await eventually(lambda: refuses(here), "it no longer listens")
         for stream in idle:
             assert await stream.rest() == (b"", End.FIN)
@@ -289,7 +298,7 @@ async def test_connections_made_while_it_stops_are_answered_or_refused(tmp_path:
 async def test_a_second_signal_does_not_wait(tmp_path: Path, redis_url: str) -> None:
     async with crew(tmp_path, redis_url, {"shutdown": {"delay": "30s", "timeout": "30s"}}) as here:
         here.proxy.signal(signal.SIGTERM)
-        await eventually(lambda: _is(here, 503), "it is no longer ready", 5)
+        await eventually(lambda: _is(here, 503), "it is no longer ready")
         here.proxy.signal(signal.SIGTERM)
         assert await here.proxy.exit(10) == 0
 
@@ -326,9 +335,11 @@ async def test_nobody_is_left_when_the_supervisor_is_killed(tmp_path: Path, redi
         assert await asyncio.to_thread(directory.is_dir)
         here.proxy.process.kill()
         await here.proxy.exit()
-        await eventually(lambda: not any(alive(process) for process in running.values()), "all are gone", 2.0)
+        ended = eventually(lambda: not any(alive(process) for process in running.values()), "all are gone")
+        assert (await timed(ended))[1] < 2.0
         assert await refuses(here)
-        await eventually(lambda: asyncio.to_thread(lambda: not directory.exists()), "nothing is left behind", 1.0)
+        tidied = eventually(lambda: asyncio.to_thread(lambda: not directory.exists()), "nothing is left behind")
+        assert (await timed(tidied))[1] < 1.0
         for stream in [*idle, *busy]:
             stream.close()
         here.proxy.process = await asyncio.create_subprocess_exec("true")  # so that the one to stop has stopped well
@@ -448,7 +459,7 @@ async def test_lines_of_all_processes_stay_whole_behind_a_slow_reader(tmp_path: 
     )
     assert process.stdout is not None
     try:
-        await eventually(lambda: _is(here, 200), "ready", 20)
+        await eventually(lambda: _is(here, 200), "ready")
         sent = await _talk(here)
         log = bytearray()
         async with asyncio.timeout(30):

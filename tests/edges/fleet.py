@@ -25,7 +25,7 @@ NEVER: Final = float("-inf")
 HEAD: Final = Struct("<2sBBddddddIB")  # of a frame
 
 
-async def until(question: Callable[[], object], within: float = 5.0) -> None:
+async def until(question: Callable[[], object], within: float = 20.0) -> None:
     """Wait until the question is answered with yes."""
     deadline = time.monotonic() + within
     while not question():

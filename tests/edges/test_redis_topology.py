@@ -15,7 +15,7 @@ from tests.e2e.process import eventually
 from tests.redis_servers import HOST, Cluster, Sentinels, single
 
 GET = Script("return redis.call('GET', KEYS[1])")
-RECOVERY = 20.0  # seconds; a failover takes two or three here
+RECOVERY = 60.0  # seconds; a failover takes two or three here
 
 
 @asynccontextmanager
@@ -332,7 +332,7 @@ async def test_a_slot_that_has_moved_is_found_by_looking_again(cluster: Cluster)
         with pytest.raises(Unreachable, match="MOVED"):
             await link.command("wanderer", "GET", "wanderer")
         assert link.up, "nothing is broken"
-        await eventually(lambda: works(link, "wanderer", b"w"), "found without anybody's probe", within=5)
+        await eventually(lambda: works(link, "wanderer", b"w"), "found without anybody's probe")
         await asyncio.to_thread(cluster.move, "wanderer", source)
 
 
@@ -374,6 +374,6 @@ async def test_errors_of_the_topology_make_one_look_in_a_while(cluster: Cluster)
             *[link.command("wanderer", "GET", "wanderer") for _ in range(500)], return_exceptions=True
         )
         assert all(isinstance(reply, Unreachable) for reply in replies)
-        await eventually(lambda: works(link, "wanderer", b"w"), "found", within=5)
+        await eventually(lambda: works(link, "wanderer", b"w"), "found")
         assert 1 <= looks() - before <= 6 * 3, "each look asks every node once"
         await asyncio.to_thread(cluster.move, "wanderer", source)

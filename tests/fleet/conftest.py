@@ -23,9 +23,16 @@ def server() -> Iterator[Server]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def here(
+async def running(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shared_redis: Server
 ) -> AsyncIterator[Fleet]:
     over = getattr(request.module, "CONFIG", {})
-    async with fleet(tmp_path_factory.mktemp("fleet"), shared_redis.url, over) as running:
-        yield running
+    async with fleet(tmp_path_factory.mktemp("fleet"), shared_redis.url, over) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def here(running: Fleet) -> Fleet:
+    """All in step and with one store, whatever the test before has left."""
+    await running.joined()
+    return running

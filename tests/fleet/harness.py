@@ -113,7 +113,7 @@ class Fleet:
             for stream in streams:
                 stream.close()
 
-    async def joined(self, within: float = 5.0) -> None:
+    async def joined(self, within: float = 20.0) -> None:
         """Wait until every instance shares the store and the log with the first."""
         for number, instance in enumerate(self.instances):
             await eventually(lambda one=instance: _shares(self, one), f"instance {number} has joined", within)  # type: ignore[misc]

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.harness import Response, ask, request
-from tests.e2e.process import eventually
+from tests.e2e.process import eventually, timed
 from tests.e2e.stream import Stream
 from tests.e2e.upstream import Call, Upstream
 from tests.fleet.harness import Fleet, Instance, fleet
@@ -307,7 +307,7 @@ async def test_a_group_goes_everywhere_with_the_answer_to_an_unsafe_request(town
         texts = {(await town.ask(each, group.request())).text for each in town.instances}
         return texts == {f"group {town.version}"}
 
-    await eventually(gone, "everybody has heard of it", 2)
+    assert (await timed(eventually(gone, "everybody has heard of it")))[1] < 2
     assert await town.left() == THINGS.keys() - {"group"}
 
 
