@@ -6,7 +6,7 @@ cannot disagree.
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +19,7 @@ from proxy.config.document import Reading, Reported
 OFF: Final = ("off", "false")  # YAML 1.1 writers turn `off` into false
 ON: Final = ("on", "true")  # and `on` into true
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
+_ALIKE: Final = 0.6  # of 1.0, in difflib's measure: below it a guess leads astray more often than it helps
 _VARIABLE: Final = r"\$\{"  # the schema cannot know what a variable holds
 
 
@@ -295,10 +296,26 @@ class Section:
         return self.cls(**values)
 
     def _unknown(self, name: str, at: str, reading: Reading, line: int) -> None:
-        close = get_close_matches(name.lower(), self.keys, 1, 0.4)
-        instead = f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(self.keys)}"
+        meant = self._meant(name.lower())
+        instead = f"did you mean {meant}?" if meant else f"the keys here are {', '.join(self.keys)}"
         shown = not self.private and _WORD.fullmatch(name)
         reading.error(at, f"unknown key {name}" if shown else "unknown key", instead, line)
+
+    def _meant(self, word: str) -> str | None:
+        """The key here that has this word in it or is nearly it, or such a key one section further in."""
+        inner = {key: f"{name}.{key}" for name, section in self._sections() for key in section.keys}
+        if word in inner:
+            return inner[word]
+        if found := _nearest(word, self.keys):
+            return found
+        found = _nearest(word, inner)
+        return found and inner[found]
+
+    def _sections(self) -> Iterator[tuple[str, "Section"]]:
+        for name, key in self.keys.items():
+            kind = key.kind.kind if isinstance(key.kind, OrOff) else key.kind
+            if isinstance(kind, Section):
+                yield name, kind
 
     def schema(self) -> dict[str, Any]:  # noqa: D102
         defaults = {f.name: f.default for f in fields(self.cls)} if self.cls else {}
@@ -315,6 +332,14 @@ class Section:
     def show(self, value: Any) -> None:  # noqa: ANN401
         """Nothing: each key says its own default."""
         del value
+
+
+def _nearest(word: str, keys: Iterable[str]) -> str | None:
+    """The first key of several words that has this one among them; else the one that is spelt most alike."""
+    keys = tuple(keys)
+    return next((key for key in keys if word in key.split("_")), None) or next(
+        iter(get_close_matches(word, keys, 1, _ALIKE)), None
+    )
 
 
 def _join(at: str, name: str) -> str:

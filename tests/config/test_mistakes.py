@@ -50,6 +50,9 @@ def warnings(directory: Path, text: str) -> list[str]:
     ("text", "expected"),
     [
         ("lisen: 0.0.0.0:80", "1: unknown key lisen; did you mean listen?"),
+        ("port: 80", "1: unknown key port; the keys here are listen, workers, tls, "),
+        ("cache: off", "1: unknown key cache; did you mean defaults.cache?"),
+        ("memory: {size: 1GiB}", "1: memory: unknown key size; did you mean max_size?"),
         ("listen: 8080", "1: listen: '8080' is not an address; write HOST:PORT, as in "),
         ("listen:", "1: listen: is empty; write HOST:PORT, as in "),
         (
@@ -143,7 +146,12 @@ def test_a_mistake_in_an_upstream(tmp_path: Path, text: str, expected: str) -> N
         ("match: {methods: []}", "6: routes[1].match.methods: is an empty list; write at least one item"),
         ("x_cache: 1", "6: routes[1].x_cache: '1' is not a yes or no; write true or false"),
         ("cache: on", "6: routes[1].cache: 'on' is not known here; write off, or `key: value` lines"),
-        ("cache: {ttl: 5s}", "6: routes[1].cache: unknown key ttl; did you mean"),
+        ("cache: {ttl: 5s}", "6: routes[1].cache: unknown key ttl; did you mean default_ttl?"),
+        ("cache: {headers: [X-A]}", "6: routes[1].cache: unknown key headers; did you mean key.headers?"),
+        ("ttl: 5s", "6: routes[1]: unknown key ttl; did you mean cache.default_ttl?"),
+        ("path: /a", "6: routes[1]: unknown key path; did you mean match.path?"),
+        ("hosts: [a]", "6: routes[1]: unknown key hosts; did you mean match.host?"),
+        ("backend: api", "6: routes[1]: unknown key backend; the keys here are name, match, upstream, "),
         (
             "cache: {negative_ttl: {302: 5s}}",
             "6: routes[1].cache.negative_ttl.302: '302' is not an error status; write",
