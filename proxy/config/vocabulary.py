@@ -15,11 +15,12 @@ from proxy.config.kinds import Leaf, Wrong
 
 MAX_SECONDS: Final = 2**31  # what delta-seconds can say: RFC 9111 section 1.2.2
 _MILLISECONDS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_BYTES: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_BYTES: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _PERIODS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _MOST_PER_PERIOD: Final = 1_000_000_000  # more than anything does, and six digits behind the point are still exact
 _NUMBER: Final = r"[0-9]{1,15}(?:\.[0-9]{1,6})?"
-_INTEGER: Final = r"0|[1-9][0-9]{0,11}"
+_INTEGER: Final = r"0|[1-9][0-9]{0,99}"
+_MOST: Final = 10**12 - 1  # more than there is of anything that is counted here
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 section 5.6.2
 _NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _IPV6: Final = r"\[[0-9A-Fa-f:.]+\]"
@@ -111,22 +112,22 @@ def _size(text: str) -> int:
 
 def show_size(size: int) -> str:
     """A size as SIZE reads it, in the largest unit without a fraction."""
-    unit = next(u for u in ("GiB", "MiB", "KiB", "B") if not size % _BYTES[u])
+    unit = next(u for u in ("TiB", "GiB", "MiB", "KiB", "B") if not size % _BYTES[u])
     return f"{size // _BYTES[unit]}{unit}"
 
 
-def integer(least: int, most: int | None = None) -> Leaf:
+def integer(least: int, most: int = _MOST) -> Leaf:
     """A whole number that is at least, and at most, this."""
 
     def convert(text: str) -> int:
         if int(text) < least:
             raise Wrong("is too small", f"write {least} or more")
-        if most is not None and int(text) > most:
+        if int(text) > most:
             raise Wrong("is too large", f"write {most} or less")
         return int(text)
 
-    native = {"type": "integer", "minimum": least} | ({} if most is None else {"maximum": most})
-    range_ = f"{least} or more" if most is None else f"{least} to {most}"
+    native = {"type": "integer", "minimum": least, "maximum": most}
+    range_ = f"{least} or more" if most == _MOST else f"{least} to {most}"
     return Leaf("a whole number", f"digits only, {range_}", _INTEGER, convert, int, (native,))
 
 

@@ -68,6 +68,10 @@ def warnings(directory: Path, text: str) -> list[str]:
         ("trusted_proxies: [10.0.0.1/8]", "1: trusted_proxies[0]: '10.0.0.1/8' has bits set beyond its prefix; "),
         ("access_log: text", "1: access_log: 'text' is not known here; write json or off"),
         ("limits: {max_headers: many}", "1: limits.max_headers: 'many' is not a whole number; write digits only"),
+        (
+            "limits: {max_connections: 1000000000000000}",
+            "1: limits.max_connections: '1000000000000000' is too large; write 999999999999 or less",
+        ),
         ("limits: {body_timeout: 0}", "1: limits.body_timeout: '0' is not a duration; write a number and its unit"),
         ("shutdown: {delay: 5}", "1: shutdown.delay: '5' is not a duration; write a number and its unit, as in 250ms"),
         ("memory: {max_size: 1GB}", "1: memory.max_size: '1GB' is not a size; write a number and its unit, as in"),

@@ -19,7 +19,7 @@ def test_a_duration_is_read_as_it_is_shown(milliseconds: int) -> None:
     assert v.duration().parse(v.show_duration(seconds)) == seconds
 
 
-@given(st.integers(1, 10**12 - 1))
+@given(st.integers(1, 10**12 - 1) | st.integers(1, 1000).map(lambda size: size << 40))
 def test_a_size_is_read_as_it_is_shown(size: int) -> None:
     assert v.SIZE.parse(v.show_size(size)) == size
 
@@ -44,6 +44,8 @@ def test_no_text_makes_a_value_fail_in_another_way(leaf: Leaf, text: str) -> Non
         (v.SIZE, "8MiB", 8 << 20),
         (v.SIZE, "1.5GiB", 3 << 29),
         (v.SIZE, "512B", 512),
+        (v.SIZE, "1TiB", 1 << 40),
+        (v.integer(1), "999999999999", 10**12 - 1),
         (v.RATE, "50/s", v.Rate(50.0, "s")),
         (v.RATE, "0.5/m", v.Rate(0.5, "m")),
         (v.integer(1, 128), "128", 128),
