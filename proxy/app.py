@@ -6,9 +6,11 @@ import logging
 import os
 import resource
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import count
@@ -178,7 +180,7 @@ class App:
         self._reclaiming: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Listen. Raises OSError where an address is taken, it or ValueError where a certificate is unusable."""
+        """Listen. Raises OSError where an address is taken or unknown, it or ValueError for an unusable certificate."""
         settings = self.settings
         _raise_file_limit(settings)
         context = None
@@ -188,11 +190,13 @@ class App:
             self._watch_certificate(context, settings.tls, seen)
         await self.fleet.start()
         if self._berth is None:
-            await self.admin.listen(settings.admin.listen.host, settings.admin.listen.port)
+            with resolving("admin.listen", settings.admin.listen.host):
+                await self.admin.listen(settings.admin.listen.host, settings.admin.listen.port)
         else:
             await self.admin.listen_at(self._berth.admin)
         host, port = settings.listen.host, settings.listen.port
-        port = await self.listener.listen(host, port, context, reuse_port=self._berth is not None)
+        with resolving("listen", host):
+            port = await self.listener.listen(host, port, context, reuse_port=self._berth is not None)
         self._serving = True
         self._reclaim(iter(()), 0)
         _spare_the_collector()
@@ -332,6 +336,15 @@ class App:
             _log.warning("certificate not read again, the old one stays: %s", error)
         again = asyncio.get_running_loop().call_later
         self._tls_watch = again(_CERTIFICATE_POLL, self._watch_certificate, context, tls, seen)
+
+
+@contextmanager
+def resolving(key: str, host: str) -> Iterator[None]:
+    """What is raised where the host under `key` has no address names both."""
+    try:
+        yield
+    except socket.gaierror as error:
+        raise OSError(f"{key}: no address is known for {host}: {error.strerror}") from None
 
 
 def announce(settings: Settings, port: int) -> None:

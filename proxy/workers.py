@@ -23,7 +23,7 @@ from typing import Final
 
 from proxy.admin.access import Access
 from proxy.admin.crew import CrewAdmin, Member
-from proxy.app import Stopping, announce, settled
+from proxy.app import Stopping, announce, resolving, settled
 from proxy.config.document import ConfigError
 from proxy.flow.background import Background
 from proxy.settings import Settings
@@ -71,12 +71,12 @@ async def _supervise(
 def reserved(host: str, port: int) -> Iterator[int]:
     """Hold an address without listening there, so that every process can have the port, which may be chosen here (0).
 
-    Raises OSError where somebody listens there: a process that shares its port would not notice.
+    Raises OSError where it is unknown, or somebody listens there: a process that shares its port would not notice.
     """
     with ExitStack() as held:
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
+        with resolving("listen", host):
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
             at = (address[0], port, *address[2:])
             try:
                 alone = socket.socket(family, kind, protocol)
@@ -173,7 +173,9 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGTERM, lambda: self.stop(Order.STOP))
         loop.add_signal_handler(signal.SIGINT, lambda: self.stop(Order.HURRY))
         loop.add_signal_handler(signal.SIGHUP, lambda: self._reload(reload))
-        await self.admin.listen(self.settings.admin.listen.host, self.settings.admin.listen.port)
+        admin = self.settings.admin.listen
+        with resolving("admin.listen", admin.host):
+            await self.admin.listen(admin.host, admin.port)
         for slot in self._slots:
             self._background.spawn(self._keep(slot), f"worker {slot.number}")
         await self._over.wait()

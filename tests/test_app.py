@@ -252,6 +252,17 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_1(which: str, caplog: py
     assert os.strerror(errno.EADDRINUSE).lower() in errors[0].lower()
 
 
+@pytest.mark.parametrize("which", ["listen", "admin"])
+def test_a_listen_address_that_nobody_knows_is_named_with_its_key(which: str, caplog: pytest.LogCaptureFixture) -> None:
+    address = Address("nohost.invalid", 1)
+    more = {"listen": address} if which == "listen" else {"admin": Admin(address)}
+    configured = settings("http://127.0.0.1:1", **more)
+    assert run(configured, lambda: configured) == 1
+    (error,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    key = "listen" if which == "listen" else "admin.listen"
+    assert error.startswith(f"cannot start: {key}: no address is known for nohost.invalid: ")
+
+
 @dataclass
 class Pem:
     """Certificate and key files for a.test, rewritten at will."""

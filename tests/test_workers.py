@@ -80,6 +80,12 @@ def test_an_address_where_somebody_listens_is_an_error_that_names_it(shares: boo
         assert raised.value.errno == errno.EADDRINUSE
 
 
+def test_an_address_that_nobody_knows_is_named_with_its_key() -> None:
+    said = "^listen: no address is known for nohost.invalid: "
+    with pytest.raises(OSError, match=said), reserved("nohost.invalid", 1):
+        raise AssertionError
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_a_free_port_is_chosen_once_for_all_and_held(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
