@@ -39,7 +39,9 @@ def load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 
 
 def _why(error: OSError, unusable: str) -> str:
-    return f"{unusable} ({error.reason})" if isinstance(error, ssl.SSLError) else str(error.strerror)
+    if not isinstance(error, ssl.SSLError):
+        return str(error.strerror)
+    return f"{unusable} ({error.reason})" if error.reason else unusable
 
 
 def _refuse_passphrase(key: Path) -> str:

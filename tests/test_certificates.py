@@ -43,6 +43,7 @@ def pems(tmp_path: Path) -> Path:
             None, "junk", "key", "junk, .*key: not a certificate with its key", id="a certificate that is none"
         ),
         pytest.param(None, "cert", "junk", "cert, .*junk: not a certificate with its key", id="a key that is none"),
+        pytest.param(None, "junk", "junk", "junk: not a certificate with its key$", id="one file that is neither"),
         pytest.param(None, "cert", "other", "cert, .*other: not a certificate with its key", id="another's key"),
         pytest.param(None, "cert", "locked", "locked: the key is encrypted", id="a key with a passphrase"),
     ],
