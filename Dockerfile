@@ -14,6 +14,7 @@ USER 65532:65532
 EXPOSE 8080 8081
 STOPSIGNAL SIGTERM
 # A configuration goes to /etc/readthrough.yaml: docker run -v ./mine.yaml:/etc/readthrough.yaml:ro …
-# or, without one: docker run … serve --upstream https://api.example.com --listen 0.0.0.0:8080
+# or, without one: docker run … serve --upstream https://api.example.com
+# and to probe and purge that one from outside: docker run -e READTHROUGH_TOKEN … --admin 0.0.0.0:8081
 ENTRYPOINT ["readthrough"]
 CMD ["serve", "-c", "/etc/readthrough.yaml"]

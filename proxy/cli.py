@@ -45,7 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", help="run the proxy", allow_abbrev=False)
+    serve = commands.add_parser(
+        "serve",
+        help="run the proxy",
+        epilog="With --upstream, READTHROUGH_TOKEN is the token that operators need.",
+        allow_abbrev=False,
+    )
     serve.add_argument("-c", "--config", metavar="FILE", help="YAML configuration")
     serve.add_argument("--upstream", metavar="URL", help="front this API, without a configuration")
     serve.add_argument("--listen", metavar="HOST:PORT", help="where clients connect (0.0.0.0:8080)")
@@ -147,7 +152,7 @@ def _serve(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         from proxy.worker import work  # noqa: PLC0415 - see below
 
         return work(args.worker)
-    from proxy.config.load import from_upstream, load, override  # noqa: PLC0415 - see above
+    from proxy.config.load import TOKEN, from_upstream, load, override  # noqa: PLC0415 - see above
 
     if (args.config is None) == (args.upstream is None):
         parser.error(
@@ -157,7 +162,10 @@ def _serve(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         )
 
     def read() -> "Settings":
-        base = from_upstream(args.upstream) if args.config is None else load(Path(args.config), os.environ)
+        if args.config is None:
+            base = from_upstream(args.upstream, os.environ.get(TOKEN) or None)
+        else:
+            base = load(Path(args.config), os.environ)
         return override(base, listen=args.listen, admin=args.admin)
 
     first = read()

@@ -151,6 +151,31 @@ def test_serve_hands_over_the_settings_and_its_exit_code(capsys: pytest.CaptureF
     assert served.settings.upstreams["upstream"].url == "http://a"
 
 
+@pytest.mark.parametrize(("given", "token"), [("s3cret", "s3cret"), ("", None)])
+def test_without_a_file_the_token_comes_from_the_environment(
+    given: str, token: str | None, capsys: pytest.CaptureFixture[str], served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("READTHROUGH_TOKEN", given)
+    code, _, err = run(capsys, "serve", "--upstream", "http://a")
+    assert (code, err) == (7, "")
+    assert served.settings is not None
+    assert served.settings.admin.token == token
+    code, _, err = run(capsys, "serve", "--upstream", "http://a", "--admin", "0.0.0.0:8081")
+    assert code == (7 if token else 2)
+    assert token is not None or "add admin.token or, with --upstream, set READTHROUGH_TOKEN, or listen on" in err
+
+
+def test_a_token_for_serve_that_is_none_is_not_repeated(
+    capsys: pytest.CaptureFixture[str], served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("READTHROUGH_TOKEN", "s3 cret")
+    code, out, err = run(capsys, "serve", "--upstream", "http://a")
+    assert (code, out) == (2, "")
+    assert err.startswith("READTHROUGH_TOKEN: the value is not a token; write ")
+    assert "cret" not in err
+    assert served.settings is None
+
+
 def test_reload_reads_the_file_again_under_the_same_options(
     capsys: pytest.CaptureFixture[str], served: Served, tmp_path: Path
 ) -> None:

@@ -13,10 +13,12 @@ from proxy.config.keys import ROOT
 from proxy.config.kinds import BAD, Leaf, Wrong, attempt
 from proxy.config.limiting import build_gate
 from proxy.config.routing import build_route, check_routes, unreachable
-from proxy.config.vocabulary import ADDRESS, URL, Address
+from proxy.config.vocabulary import ADDRESS, BEARER, URL, Address
 from proxy.rules.policy import Policy
 from proxy.rules.routes import Match, Route
 from proxy.settings import DEFAULT_MEMORY, EVERYWHERE, Admin, Redis, ServerTls, Settings, Upstream
+
+TOKEN: Final = "READTHROUGH_TOKEN"  # the environment variable
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Settings:
@@ -38,10 +40,11 @@ def check(path: Path, environ: Mapping[str, str]) -> tuple[Settings, tuple[Probl
     return settings, tuple(sorted(_warnings(settings, reading), key=lambda problem: problem.line))
 
 
-def from_upstream(url: str) -> Settings:
-    """The settings that fronting one URL needs. Raises ConfigError."""
+def from_upstream(url: str, token: str | None = None) -> Settings:
+    """The settings that fronting one URL needs, with the operators' token from TOKEN. Raises ConfigError."""
     upstream = Upstream("upstream", _option("--upstream", URL, url))
-    return Settings({upstream.name: upstream}, (Route("default", Match(), upstream.name, Policy()),))
+    admin = Admin(token=None if token is None else _option(TOKEN, BEARER, token))
+    return Settings({upstream.name: upstream}, (Route("default", Match(), upstream.name, Policy()),), admin=admin)
 
 
 def override(settings: Settings, *, listen: str | None = None, admin: str | None = None) -> Settings:
@@ -51,7 +54,8 @@ def override(settings: Settings, *, listen: str | None = None, admin: str | None
     if admin is not None:
         settings = replace(settings, admin=replace(settings.admin, listen=_option("--admin", ADDRESS, admin)))
     option = "--listen" if admin is None else "--admin"
-    if wrong := tuple(Problem(option, 0, "", *clash) for clash in _clashes(settings.listen, settings.admin)):
+    give = f"add admin.token or, with --upstream, set {TOKEN}"
+    if wrong := tuple(Problem(option, 0, "", *clash) for clash in _clashes(settings.listen, settings.admin, give)):
         raise ConfigError(wrong)
     return settings
 
@@ -64,10 +68,10 @@ def _option(name: str, leaf: Leaf, text: str) -> Any:  # noqa: ANN401
         raise ConfigError((Problem(name, 0, "", f"{shown} {wrong.what}", wrong.hint or wrong.instead),)) from None
 
 
-def _clashes(listen: Address, admin: Admin) -> Iterator[tuple[str, str]]:
-    """What is wrong between the listeners, and what to write instead."""
+def _clashes(listen: Address, admin: Admin, give: str = "add admin.token") -> Iterator[tuple[str, str]]:
+    """What is wrong between the listeners, and what to write instead. `give`: a token."""
     if not admin.listen.loopback and admin.token is None:
-        yield "an admin listener beyond loopback needs a token", "add admin.token, or listen on 127.0.0.1"
+        yield "an admin listener beyond loopback needs a token", f"{give}, or listen on 127.0.0.1"
     everywhere = {"0.0.0.0", "::"}  # noqa: S104
     hosts = {listen.host, admin.listen.host}
     if listen.port == admin.listen.port != 0 and (len(hosts) == 1 or hosts & everywhere):
