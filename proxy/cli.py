@@ -1,6 +1,6 @@
 """The command line: what to serve and how to say no.
 
-Exit codes: 0 done, 1 failed, 2 wrong input, 3 accepted but not yet applied everywhere.
+Exit codes: 0 done, 1 failed, 2 wrong input, 3 accepted but not yet applied everywhere, 130 cut short by Ctrl-C.
 """
 
 import argparse
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from proxy.admin.client import Instance
     from proxy.settings import Settings
 
+_INTERRUPTED: Final = 130  # as a shell has it: 128 and the number of SIGINT
 _WAIT: Final = "2s"
 _WAITS: Final = 30.0  # seconds, which the admin endpoint waits at most
 
@@ -26,6 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code. Raises SystemExit(2) where the arguments are wrong."""
     parser = _parser()
     args = parser.parse_args(argv)
+    try:
+        return _run(args, parser)
+    except KeyboardInterrupt:
+        doubt = ": it may have been applied, or not" if args.command == "purge" else ""
+        _complain([f"interrupted{doubt}"])
+        return _INTERRUPTED
+
+
+def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     match args.command:
         case "explain":
             return _explain(args)
@@ -66,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     stats = commands.add_parser(
         "stats",
         help="how a running instance does",
-        epilog="Exit codes: 0 told, or ended by Ctrl-C, 1 failed, 2 wrong input.",
+        epilog="Exit codes: 0 told, also where Ctrl-C ends --watch, 1 failed, 2 wrong input, 130 Ctrl-C before.",
         allow_abbrev=False,
     )
     stats.add_argument("--watch", action="store_true", help="every second, until Ctrl-C")
@@ -81,7 +91,7 @@ def _add_explain(commands: Any) -> None:  # noqa: ANN401 - argparse does not nam
         "explain",
         help="say how a request would be answered, and why",
         description="Say how a request would be answered, and why. It is not made: nothing is fetched or stored.",
-        epilog="Exit codes: 0 explained, 1 failed, 2 wrong input.",
+        epilog="Exit codes: 0 explained, 1 failed, 2 wrong input, 130 Ctrl-C.",
         allow_abbrev=False,
     )
     explain.add_argument("url", metavar="URL", help="what would be asked for, with scheme and host")
@@ -101,7 +111,8 @@ def _add_purge(commands: Any) -> None:  # noqa: ANN401 - argparse does not name 
         help="make stored answers disappear, in every instance",
         description="Make stored answers disappear, in every instance. What is named in one call goes at once;"
         " --url, --prefix, --tag and --host may be given several times.",
-        epilog="Exit codes: 0 applied everywhere, 1 failed, 2 wrong input, 3 accepted but not yet applied everywhere.",
+        epilog="Exit codes: 0 applied everywhere, 1 failed, 2 wrong input, 3 accepted but not yet applied everywhere,"
+        " 130 Ctrl-C: it may have been applied, or not.",
         allow_abbrev=False,
     )
     for name, metavar, what in (

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -350,6 +352,31 @@ async def test_where_it_is_and_its_token_come_from_the_environment_too() -> None
         assert (await purge("--all", "--token", "other", env=env))[0] == 1
         assert (await purge("--all", "--admin", "127.0.0.1:1", env=env))[0] == 1
         assert (await purge("--all", env={**env, "READTHROUGH_TOKEN": ""}))[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("purge", "--all"), "interrupted: it may have been applied, or not\n"),
+        (("explain", "http://a/"), "interrupted\n"),
+        (("stats",), "interrupted\n"),
+        (("stats", "--watch"), "interrupted\n"),
+    ],
+)
+def test_ctrl_c_before_an_answer_is_130_and_one_line(arguments: tuple[str, ...], said: str) -> None:
+    # A shell that runs tests in the background has them ignore it.
+    code = "import signal, sys; signal.signal(2, signal.default_int_handler); import proxy.cli as c; sys.exit(c.main())"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        at = f"127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-c", code, *arguments, "--admin", at]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = silent.accept()
+            with connection:
+                assert connection.recv(1)
+                process.send_signal(signal.SIGINT)
+                assert process.communicate(timeout=30) == ("", said)
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize("status", [200, 202])

@@ -35,7 +35,10 @@ def stats(
     now: Callable[[], float] = time.monotonic,  # noqa: TID251 - a command has no clock but this one
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Run the command and give its exit code. Who watches sees the last second, and Ctrl-C is a good end."""
+    """Run the command and give its exit code. Who watches sees the last second, and Ctrl-C is a good end.
+
+    Raises KeyboardInterrupt where it comes before anything was told.
+    """
     before: Reading | None = None
     out = sys.stdout if out is None else out
     try:
@@ -58,6 +61,8 @@ def stats(
             before = reading
             sleep(_EVERY)
     except KeyboardInterrupt:
+        if before is None:
+            raise
         return 0
 
 
