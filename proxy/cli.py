@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO
 
 from proxy.admin.durations import seconds
 
@@ -28,11 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
-        return _run(args, parser)
+        code = _run(args, parser)
+        print(end="", flush=True)
+    except BrokenPipeError:
+        if args.command == "serve":
+            raise
+        _mute(sys.stdout)
+        return 0  # there is nothing on standard output but of what is done
     except KeyboardInterrupt:
         doubt = ": it may have been applied, or not" if args.command == "purge" else ""
         _complain([f"interrupted{doubt}"])
         return _INTERRUPTED
+    return code
 
 
 def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -333,5 +340,15 @@ def _version() -> int:
 
 
 def _complain(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line, file=sys.stderr)
+    try:
+        for line in lines:
+            print(line, file=sys.stderr)
+    except BrokenPipeError:
+        _mute(sys.stderr)
+
+
+def _mute(stream: TextIO) -> None:
+    """Write to nowhere what nobody reads any more: else Python would complain of it when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

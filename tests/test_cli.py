@@ -17,10 +17,13 @@ import pytest
 
 from proxy import cli
 from proxy.admin.access import Access
+from proxy.admin.metrics import Metrics
+from proxy.admin.server import AdminServer
 from proxy.config.document import ConfigError
 from proxy.config.vocabulary import Address
 from proxy.settings import Settings
-from tests.admin.kit import admin
+from tests.admin.kit import Admin, admin
+from tests.admin.numbers import sources
 from tests.admin.test_client import answering
 from tests.admin.test_explain import explaining
 from tests.flow.kit import World
@@ -352,6 +355,50 @@ async def test_where_it_is_and_its_token_come_from_the_environment_too() -> None
         assert (await purge("--all", "--token", "other", env=env))[0] == 1
         assert (await purge("--all", "--admin", "127.0.0.1:1", env=env))[0] == 1
         assert (await purge("--all", env={**env, "READTHROUGH_TOKEN": ""}))[0] == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("arguments", "closed", "code"),
+    [
+        (("schema",), "stdout", 0),
+        (("check", "-c", MINIMAL), "stdout", 0),
+        (("check", "-c", "none.yaml"), "stderr", 2),
+        (("explain", "http://a/", "--admin", "127.0.0.1:1"), "stderr", 1),
+    ],
+)
+def test_who_reads_no_further_is_no_error(
+    arguments: tuple[str, ...], closed: str, code: int, unbuffered: str, tmp_path: Path
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with (tmp_path / "other").open("w+") as other, os.fdopen(writer, "w") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "proxy", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            check=False,
+            stdout=pipe if closed == "stdout" else other,
+            stderr=pipe if closed == "stderr" else other,
+        )
+    assert (done.returncode, (tmp_path / "other").read_text()) == (code, "")
+
+
+async def test_a_table_that_nobody_reads_any_more_is_not_drawn_again() -> None:
+    def served(here: Admin) -> None:
+        here.server = AdminServer(lambda: True, access=lambda: here.access, parts=[Metrics(sources())])
+
+    async with admin(change=served) as here:
+        command = ("-m", "proxy", "stats", "--watch", "--admin", f"127.0.0.1:{here.port}")
+        reader, writer = os.pipe()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, cwd=ROOT, stdout=writer, stderr=asyncio.subprocess.PIPE
+        )
+        os.close(writer)
+        assert await asyncio.to_thread(os.read, reader, 12) == b"readthrough "
+        os.close(reader)
+        assert (await asyncio.wait_for(process.communicate(), 30))[1] == b""
+        assert process.returncode == 0
 
 
 @pytest.mark.parametrize(
