@@ -1,10 +1,12 @@
 """`readthrough stats`: how a running instance does, once or as a table that is drawn anew every second."""
 
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
+from shutil import get_terminal_size
 from typing import Any, Final, TextIO
 
 from proxy.admin.client import Instance, Unanswered
@@ -53,8 +55,10 @@ def stats(
                 complain(f"no stats: {instance} says {answer.status}: {plain(told)}")
                 return 1
             reading = Reading(now(), answer.members)
-            text = "\n".join(lines(reading, before)) + "\n"
-            out.write(f"{_HOME}{text}" if watch and out.isatty() else text)
+            table = lines(reading, before)
+            anew = watch and out.isatty()
+            text = "\n".join(_fitting(table, get_terminal_size()) if anew else table) + "\n"
+            out.write(f"{_HOME}{text}" if anew else text)
             out.flush()
             if not watch:
                 return 0
@@ -64,6 +68,13 @@ def stats(
         if before is None:
             raise
         return 0
+
+
+def _fitting(table: Iterable[str], screen: os.terminal_size) -> Iterator[str]:
+    """What of it the screen has room for. A line that wraps, or one too many, would scroll the first away; the last
+    one stays free for the cursor.
+    """
+    return (line[: screen.columns] for line in islice(table, max(screen.lines - 1, 1)))
 
 
 def lines(reading: Reading, before: Reading | None) -> Iterator[str]:

@@ -83,6 +83,22 @@ def test_watching_is_a_table_drawn_anew_until_ctrl_c_which_is_exit_0() -> None:
     assert "requests     250/s   hit ratio 100.0%" in second
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_table_drawn_anew_is_no_larger_than_the_terminal(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("LINES", "10")
+    out = Terminal() if terminal else io.StringIO()
+    assert stats(told(Answer(200, numbers())), watch=True, out=out, complain=print, sleep=sleep) == 0
+    whole = list(lines(Reading(0.0, numbers()), None))
+    assert len(whole) > 9
+    assert max(map(len, whole)) > 40
+    drawn = out.getvalue().removeprefix("\x1b[H\x1b[J").splitlines()
+    assert drawn == ([line[:40] for line in whole[:9]] if terminal else whole)
+
+
 @pytest.mark.parametrize(
     ("answers", "complaint"),
     [
