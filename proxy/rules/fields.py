@@ -159,7 +159,7 @@ def http_date(value: str | None) -> float | None:
         hour, minute, second = (int(match[clock_at + i]) for i in range(3))
         if len(match[year_at]) == 2:
             year += 1900 if year >= 70 else 2000
-        if month is None or not 1 <= day <= 31 or hour > 23 or minute > 59 or second > 60:
+        if year < 1 or month is None or not 1 <= day <= 31 or hour > 23 or minute > 59 or second > 60:
             return None
         return float(timegm((year, month, day, hour, minute, second)))
     return None
