@@ -17,6 +17,7 @@ Directives = Mapping[str, str | None]
 MAX_DELTA: Final = 1 << 31  # RFC 9111 section 1.2.2: larger values are read as this many seconds
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_WORD: Final = re.compile(_TOKEN)
 _DIRECTIVE: Final = re.compile(rf'({_TOKEN})(?:=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?\s*(?:,|\Z)')
 # RFC 9651 section 3. Possessive throughout: what does not match fails at once, however long it is.
 _KEY = r"[a-z*][a-z0-9_\-.*]*+"
@@ -48,21 +49,31 @@ def directives(value: str | None) -> Directives:
 
     The first of repeated directives counts (section 4.2.1); what is no directive is passed over.
     """
+    return _read(value)[0]
+
+
+def _read(value: str | None) -> tuple[dict[str, str | None], list[str]]:
+    """The directives, and what stands between them that is none, or an argument that no grammar allows."""
     found: dict[str, str | None] = {}
+    unread: list[str] = []
     if value is None:
-        return found
+        return found, unread
     at = _skip(value, 0)
     while at < len(value):
         match = _DIRECTIVE.match(value, at)
         if match is None:  # not a directive: go on behind the next comma outside quotes
-            at = _skip(value, _next_member(value, at))
+            end = _next_member(value, at)
+            unread.append(value[at:end])
+            at = _skip(value, end)
             if value.count('"') % 2:  # a quote that nobody closed: what it hides may forbid what is seen
                 found["no-store"] = None
             continue
         name, quoted, plain = match.groups()
+        if plain and _WORD.fullmatch(plain) is None:
+            unread.append(plain)
         found.setdefault(name.lower(), quoted if quoted is not None else plain)
         at = _skip(value, match.end())
-    return found
+    return found, unread
 
 
 def _skip(value: str, at: int) -> int:
@@ -116,11 +127,23 @@ _SECONDS: Final = frozenset({"max-age", "s-maxage", "stale-while-revalidate", "s
 
 
 def response_directives(fields: Fields) -> tuple[Directives, bool]:
-    """What governs a response here, and whether it is the targeted field (then Expires is void)."""
+    """What governs a response here, and whether it is the targeted field (then Expires is void).
+
+    Where what cannot be read in Cache-Control holds a word that limits, `private; max-age=60` for one, nobody can
+    say how far: the response is nobody else's.
+    """
     aimed = targeted(fields)
     if aimed is not None:
         return aimed, True
-    return directives(fields.get("cache-control")), False
+    found, unread = _read(fields.get("cache-control"))
+    if any(not _LIMITING.isdisjoint(_WORD.findall(part.lower())) for part in unread):
+        found |= {"no-store": None, "private": None}  # the second since must-understand overrules the first
+    return found, False
+
+
+_LIMITING: Final = frozenset(
+    {"max-age", "must-revalidate", "no-cache", "no-store", "private", "proxy-revalidate", "s-maxage"}
+)
 
 
 def seconds(given: Directives, name: str) -> int | None:
@@ -184,9 +207,13 @@ def members(value: str | None) -> list[str]:
 
 
 def vary_names(fields: Fields) -> tuple[str, ...] | None:
-    """The lower-case names a response varies on, sorted; None for `*` (RFC 9111 section 4.1)."""
+    """The lower-case names a response varies on, sorted; None for `*` (RFC 9111 section 4.1), and for what is
+    no name: nobody can say what it varies on.
+    """
     names = {name.lower() for name in members(fields.get("vary"))}
-    return None if "*" in names else tuple(sorted(names))
+    if "*" in names or not all(map(_WORD.fullmatch, names)):
+        return None
+    return tuple(sorted(names))
 
 
 _CASELESS: Final = frozenset({"accept-language", "accept-encoding", "accept-charset"})

@@ -77,6 +77,8 @@ async def test_an_upstream_cache_is_named_before_us(here: Site) -> None:
         ("private", (), ("Cache-Control: private, max-age=60",)),
         ("set-cookie", (), (FRESH, "Set-Cookie: a=b")),
         ("vary-star", (), (FRESH, "Vary: *")),
+        ("unread-private", (), ("Cache-Control: private; max-age=600", "Last-Modified: " + STAMP)),
+        ("unread-vary", (), (FRESH, "Vary: Accept-Encoding Accept-Language")),
         ("no-freshness", (), ()),
         ("authorization", ("Authorization: Basic YTpi",), (FRESH,)),
         ("hidden-no-store", (), ("Cache-Control: no-store", "Connection: cache-control")),

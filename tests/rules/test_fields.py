@@ -174,6 +174,41 @@ def test_which_field_governs_a_response(fields: dict[str, str], name: str | None
     assert response_directives(fields) == ({} if name is None else {name: None}, aimed)
 
 
+BARRED: Final = {"no-store": None, "private": None}
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        pytest.param("private; max-age=600", BARRED, id="a semicolon in place of a comma"),
+        pytest.param("no-store;", BARRED, id="or at the end"),
+        pytest.param("No-Store;", BARRED, id="in any case of letters"),
+        pytest.param("no-cache no-store, max-age=60", {"max-age": "60"} | BARRED, id="no comma between two"),
+        pytest.param('max-age=60, private = "x"', {"max-age": "60"} | BARRED, id="space around the equals sign"),
+        pytest.param("max-age=60;private", {"max-age": "60;private"} | BARRED, id="hidden in an argument"),
+        pytest.param("must-understand, private;", {"must-understand": None} | BARRED, id="what nothing overrules"),
+        pytest.param("must-revalidate; x", BARRED, id="a limit that would grant something else is no grant"),
+        pytest.param("max-age =0", BARRED, id="a lifetime that may be none"),
+        pytest.param('x="oops, private', BARRED, id="behind a quote that nobody closed"),
+        pytest.param("a b, max-age=60", {"max-age": "60"}, id="words that limit nothing are passed over"),
+        pytest.param('x="private;", max-age=60', {"x": "private;", "max-age": "60"}, id="so is what is quoted well"),
+        pytest.param("max-age=1;x", {"max-age": "1;x"}, id="an argument without such a word is that argument"),
+    ],
+)
+def test_what_cannot_be_read_of_a_response_never_allows_more(value: str, found: dict[str, str | None]) -> None:
+    assert response_directives({"cache-control": value}) == (found, False)
+
+
+@brief
+@given(
+    st.sampled_from(["no-store", "private", "no-cache", "s-maxage", "must-revalidate", "proxy-revalidate", "max-age"]),
+    st.sampled_from([";", " x", ":1", "=(1)", ' = "x"', "=1;x", "=a/no-store"]),
+)
+def test_no_nonsense_behind_a_limit_undoes_it(limit: str, nonsense: str) -> None:
+    found, _ = response_directives({"cache-control": f"public, {limit}{nonsense}, max-age=600"})
+    assert limit in found or found.keys() >= BARRED.keys()
+
+
 @pytest.mark.parametrize(
     ("given_", "number"),
     [
@@ -308,6 +343,9 @@ def test_lists(value: str | None, parts: list[str]) -> None:
         pytest.param("A, a", ("a",), id="nor does saying it twice"),
         pytest.param("*", None, id="a star varies on more than fields (RFC 9111 4.1)"),
         pytest.param("a, *", None, id="also among names (RFC 9111 4.1)"),
+        pytest.param("Accept-Encoding Accept-Language", None, id="so does what is no name"),
+        pytest.param("a; b", None, id="in whatever way it is none"),
+        pytest.param("a, b c", None, id="also beside one"),
     ],
 )
 def test_what_a_response_varies_on(vary: str | None, names: tuple[str, ...] | None) -> None:
