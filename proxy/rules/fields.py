@@ -203,7 +203,7 @@ def format_date(at: float) -> str:
 
 def members(value: str | None) -> list[str]:
     """A comma-separated list without its empty members (RFC 9110 section 5.6.1)."""
-    return [part for piece in (value or "").split(",") if (part := piece.strip())]
+    return [part for piece in (value or "").split(",") if (part := piece.strip(" \t"))]
 
 
 def vary_names(fields: Fields) -> tuple[str, ...] | None:
@@ -217,11 +217,14 @@ def vary_names(fields: Fields) -> tuple[str, ...] | None:
 
 
 _CASELESS: Final = frozenset({"accept-language", "accept-encoding", "accept-charset"})
+_LISTS: Final = _CASELESS | {"accept"}
+# A comma parts nothing in these, so the white space at it is the upstream's to read.
+_SINGLE: Final = frozenset({"authorization", "cookie", "from", "origin", "referer", "user-agent"})
 
 
 def selecting(fields: Fields, names: tuple[str, ...]) -> Headers:
-    """The request's values of those names, white space around commas and, where tokens are
-    case-insensitive, case set aside (RFC 9111 section 4.1).
+    """The request's values of those names, with what says nothing set aside (RFC 9111 section 4.1): white
+    space around commas; and where the field is known for a list its empty members, and case where it has none.
     """
     return tuple([(name, _selected(name, fields.get(name))) for name in names])
 
@@ -242,7 +245,10 @@ def _selected(name: str, value: str | None) -> str:
 def _normal(name: str, value: str | None) -> str:
     if value is None:
         return "\0"  # absent is not empty
-    value = ",".join(members(value))
+    if name in _SINGLE or '"' in value:
+        return value
+    # An upstream may read `a,` as something else than `a`: of a list alone it is known that it does not.
+    value = ",".join(members(value) if name in _LISTS else [piece.strip(" \t") for piece in value.split(",")])
     return value.lower() if name in _CASELESS else value
 
 

@@ -167,6 +167,12 @@ async def test_every_variant_has_its_own_entry(here: Site) -> None:
     assert (await here.get("/vary")).text == "3"
 
 
+async def test_an_origin_that_is_only_like_another_has_its_own_entry(here: Site) -> None:
+    here.upstream.on("/cors", counts(FRESH, "Vary: Origin"))
+    assert (await here.get("/cors", "Origin: https://a.test,")).text == "1"
+    assert (await here.get("/cors", "Origin: https://a.test")).text == "2"
+
+
 async def test_gzip_and_plain_are_not_mixed(here: Site) -> None:
     async def handler(call: Call) -> None:
         packed = "gzip" in (call.head.get("accept-encoding") or "")
