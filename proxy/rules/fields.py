@@ -206,14 +206,20 @@ def members(value: str | None) -> list[str]:
     return [part for piece in (value or "").split(",") if (part := piece.strip(" \t"))]
 
 
+# What upstreams get of us in these is not what the client sent: its value would tell no variant from another.
+_OURS: Final = frozenset({"forwarded", "traceparent", "tracestate", "via", "x-forwarded-for", "x-request-id"})
+# Nor in these, but what they get is in the key.
+_KEYED: Final = frozenset({"host", "x-forwarded-host", "x-forwarded-proto"})
+
+
 def vary_names(fields: Fields) -> tuple[str, ...] | None:
-    """The lower-case names a response varies on, sorted; None for `*` (RFC 9111 section 4.1), and for what is
-    no name: nobody can say what it varies on.
+    """The lower-case names by which variants are told apart, sorted; None for `*` (RFC 9111 section 4.1), for what
+    is no name, and for fields that we write: nobody can say what it varies on.
     """
     names = {name.lower() for name in members(fields.get("vary"))}
-    if "*" in names or not all(map(_WORD.fullmatch, names)):
+    if "*" in names or not names.isdisjoint(_OURS) or not all(map(_WORD.fullmatch, names)):
         return None
-    return tuple(sorted(names))
+    return tuple(sorted(names - _KEYED))
 
 
 _CASELESS: Final = frozenset({"accept-language", "accept-encoding", "accept-charset"})

@@ -77,6 +77,8 @@ async def test_an_upstream_cache_is_named_before_us(here: Site) -> None:
         ("private", (), ("Cache-Control: private, max-age=60",)),
         ("set-cookie", (), (FRESH, "Set-Cookie: a=b")),
         ("vary-star", (), (FRESH, "Vary: *")),
+        ("vary-peer", (), (FRESH, "Vary: X-Forwarded-For")),
+        ("vary-id", (), (FRESH, "Vary: Accept, X-Request-Id")),
         ("unread-private", (), ("Cache-Control: private; max-age=600", "Last-Modified: " + STAMP)),
         ("unread-vary", (), (FRESH, "Vary: Accept-Encoding Accept-Language")),
         ("no-freshness", (), ()),
@@ -171,6 +173,13 @@ async def test_an_origin_that_is_only_like_another_has_its_own_entry(here: Site)
     here.upstream.on("/cors", counts(FRESH, "Vary: Origin"))
     assert (await here.get("/cors", "Origin: https://a.test,")).text == "1"
     assert (await here.get("/cors", "Origin: https://a.test")).text == "2"
+
+
+async def test_what_upstreams_have_from_us_is_no_variant_of_the_clients(here: Site) -> None:
+    here.upstream.on("/vary-host", counts(FRESH, "Vary: Host, X-Forwarded-Host, X-Forwarded-Proto"))
+    assert (await here.get("/vary-host")).text == "1"
+    assert (await here.get("/vary-host", "X-Forwarded-Host: b.test", "X-Forwarded-Proto: https")).text == "1"
+    assert (await here.get("/vary-host", host="b.test")).text == "2"
 
 
 async def test_gzip_and_plain_are_not_mixed(here: Site) -> None:
