@@ -34,6 +34,13 @@ MAX_CHUNK_LINE: Final = 256  # bytes; nobody sends longer extensions
 MAX_TRAILERS: Final = 8192  # bytes
 
 
+# The names that some upstreams take the URL, host, scheme or method of a request from, in place of its own. They are
+# in no key, so what a stranger says in them would come back to everybody. The forwarding fields are written anew.
+_CLAIMS: Final = frozenset({"x-host", "x-http-host-override", "x-original-url", "x-rewrite-url"})
+_METHOD_CLAIMS: Final = frozenset({"x-http-method", "x-http-method-override", "x-method-override"})
+_WRITTEN: Final = frozenset({"x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"})
+
+
 class Refused(Exception):
     """This request will not be served: `status`, `reason` for machines, `detail` for its sender."""
 
@@ -48,13 +55,18 @@ def _malformed(detail: str) -> Refused:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """The field lines of a request head: all of them, and what of them goes further."""
+    """The field lines of a request head: all of them, and what of them goes further.
+
+    `claims` and `method_claims` name those that only a trusted peer may send, the latter where answers are shared.
+    """
 
     headers: Headers
     fields: Fields
     options: frozenset[str]  # of Connection
     kept: Headers
     kept_fields: Fields
+    claims: frozenset[str]
+    method_claims: frozenset[str]
 
 
 def parse_section(raw: bytes, *, max_headers: int) -> Section:
@@ -72,6 +84,8 @@ def parse_section(raw: bytes, *, max_headers: int) -> Section:
     fields = fold(headers)
     connection = fields.get("connection", "")
     dropped = dropped_names(connection, REQUEST_KEEP)
+    # CGI and its heirs read `_` and `-` in names as one.
+    spelled = {name: name.replace("_", "-") for name in fields if name.startswith("x")}
     return Section(
         headers,
         fields,
@@ -79,7 +93,13 @@ def parse_section(raw: bytes, *, max_headers: int) -> Section:
         # What is not forwarded must not be keyed or varied on either: one list of fields for all.
         kept=tuple([field for field in headers if field[0].lower() not in dropped]),
         kept_fields={name: value for name, value in fields.items() if name not in dropped},
+        claims=frozenset([name for name, plain in spelled.items() if _is_claim(plain)]),
+        method_claims=frozenset([name for name, plain in spelled.items() if plain in _METHOD_CLAIMS]),
     )
+
+
+def _is_claim(name: str) -> bool:
+    return name in _CLAIMS or (name.startswith("x-forwarded-") and name not in _WRITTEN)
 
 
 def parse_request(
@@ -88,8 +108,9 @@ def parse_request(
     """A complete request head, up to and with its empty line.
 
     `scheme` is the connection's; a `trusted` peer's X-Forwarded-Proto and -Host override it and Host.
-    Hop-by-hop fields are already off it. Depends on nothing else, so equal bytes may share one
-    result; `sections` remembers what many targets are asked for with. Raises Refused.
+    Hop-by-hop fields, and claims of a peer that is not trusted, are already off it. Depends on nothing
+    else, so equal bytes may share one result; `sections` remembers what many targets are asked for with.
+    Raises Refused.
     """
     at = raw.find(b"\n") + 1
     line = _REQUEST_LINE.fullmatch(raw[:at].decode("latin-1"))
@@ -117,14 +138,19 @@ def parse_request(
     expect = fields.get("expect")
     if expect is not None and expect.lower() != "100-continue":
         raise Refused(417, Reason.EXPECTATION, "The only expectation known here is 100-continue.")
+    kept, kept_fields = section.kept, section.kept_fields
+    claims = section.claims | section.method_claims if method in ("GET", "HEAD") else section.claims
+    if claims and not trusted:
+        kept = tuple([field for field in kept if field[0].lower() not in claims])
+        kept_fields = {name: value for name, value in kept_fields.items() if name not in claims}
     return Request(
         method=method,
         target=target,
         host=host,
         scheme=scheme,
         http10=http10,
-        headers=section.kept,
-        fields=section.kept_fields,
+        headers=kept,
+        fields=kept_fields,
         length=_body_length(headers, fields, http10=http10),
         keep_alive="close" not in options and (not http10 or "keep-alive" in options),
         expects_continue=expect is not None and not http10,

@@ -133,6 +133,17 @@ async def test_what_a_stranger_says_of_itself_is_replaced(here: Site) -> None:
     assert "evil" not in str(head_)
 
 
+async def test_what_a_stranger_claims_of_its_request_reaches_nobody(here: Site) -> None:
+    claims = ["X-Forwarded-Port: 666", "X-Original-URL: /evil", "X_Rewrite_URL: /evil", "X-HTTP-Method-Override: evil"]
+
+    async def handler(call: Call) -> None:
+        call.answer(str(call.head), FRESH)
+
+    here.upstream.on("/claims", handler)
+    assert not re.search("666|evil|override", (await here.get("/claims", *claims)).text, re.IGNORECASE)
+    assert (await here.get("/claims")).hit
+
+
 @pytest.mark.parametrize("name", ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded", "Via"])
 async def test_connection_cannot_remove_what_we_say(here: Site, name: str) -> None:
     assert name in await _sent(here, f"/says-{name}", f"Connection: close, {name}", *FORGED)

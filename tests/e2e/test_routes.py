@@ -172,12 +172,15 @@ async def _drop_pool(here: Site) -> None:
 async def test_a_trusted_peer_is_believed(here: Site) -> None:
     here.upstream.on("/open/trusted", replies("ok", "Cache-Control: no-store"))
     await here.get(
-        "/open/trusted", f"X-Forwarded-For: {OTHER}", "X-Forwarded-Proto: https", "X-Forwarded-Host: pub.test"
+        "/open/trusted",
+        *(f"X-Forwarded-For: {OTHER}", "X-Forwarded-Proto: https", "X-Forwarded-Host: pub.test"),
+        *("X-Forwarded-Port: 8443", "X-Original-URL: /there"),
     )
     head = here.upstream.calls[-1].head
     assert head["x-forwarded-for"] == f"{OTHER}, 127.0.0.1"
     assert head["x-forwarded-proto"] == "https"
     assert head["x-forwarded-host"] == "pub.test"
+    assert (head["x-forwarded-port"], head["x-original-url"]) == ("8443", "/there")
 
 
 async def test_http_and_https_behind_a_trusted_peer_share_nothing(here: Site) -> None:

@@ -499,3 +499,44 @@ def test_who_is_believed_about_the_host(claimed: str, trusted: bool, host: str) 
 def test_a_claimed_host_is_held_to_what_a_host_is() -> None:
     with pytest.raises(Refused, match="Host"):
         parse(raw_head(HOST, "X-Forwarded-Host: a b/c"), trusted=True)
+
+
+CLAIMS = (
+    *("X-Forwarded-Port: 666", "X-Forwarded-Prefix: //evil", "x-forwarded-SERVER: evil", "X-Forwarded-: a"),
+    *("X-Original-URL: /admin", "X-Rewrite-URL: /admin", "X-Host: evil", "X-HTTP-Host-Override: evil"),
+    *("X_Original_URL: /admin", "X-Forwarded_Port: 666"),
+)
+METHOD_CLAIMS = ("X-HTTP-Method-Override: DELETE", "X-HTTP-Method: DELETE", "X-Method-Override: DELETE")
+
+
+@pytest.mark.parametrize("claim", [*CLAIMS, *METHOD_CLAIMS])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_a_stranger_claims_of_a_request_is_not_there_to_be_forwarded(claim: str, method: str) -> None:
+    got = parse(raw_head(HOST, "X-Original: a", claim, line=f"{method} / HTTP/1.1"))
+    assert got.headers == (("Host", "example.com"), ("X-Original", "a"))
+    assert got.fields == {"host": "example.com", "x-original": "a"}
+
+
+@pytest.mark.parametrize("claim", [*CLAIMS, *METHOD_CLAIMS])
+def test_what_a_trusted_peer_claims_of_a_request_goes_on(claim: str) -> None:
+    assert parse(raw_head(HOST, claim), trusted=True).headers[1] == tuple(claim.split(": "))
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_stranger_may_not_claim_another_url_of_what_nobody_shares_either(claim: str) -> None:
+    assert parse(raw_head(HOST, claim, line="POST / HTTP/1.1")).headers == (("Host", "example.com"),)
+
+
+@pytest.mark.parametrize("claim", METHOD_CLAIMS)
+def test_a_post_may_stand_for_another_method(claim: str) -> None:
+    """Its answer is nobody else's."""
+    assert parse(raw_head(HOST, claim, line="POST / HTTP/1.1")).headers[1] == tuple(claim.split(": "))
+
+
+def test_one_section_is_read_for_whoever_sends_it() -> None:
+    sections: Memo[bytes, Section] = Memo(8, lambda *_: 1)
+    for trusted, line in [(False, "GET / HTTP/1.1"), (True, "GET / HTTP/1.1"), (False, "POST / HTTP/1.1")] * 2:
+        raw = raw_head(HOST, CLAIMS[0], METHOD_CLAIMS[0], line=line)
+        got = parse_request(raw, "http", trusted=trusted, max_headers=9, sections=sections)
+        assert ("x-forwarded-port" in got.fields) is trusted
+        assert ("x-http-method-override" in got.fields) is (trusted or line.startswith("POST"))
