@@ -20,7 +20,7 @@ from proxy.flow.explanation import (
 )
 from proxy.flow.site import Asked, Site
 from proxy.rules.fields import directives, seconds
-from proxy.rules.keys import cache_target
+from proxy.rules.keys import cache_target, keyed_names
 from proxy.rules.lookup import Fetch, has_credentials, not_for_cache, on_request, wishes_of
 from proxy.rules.message import Entry, Fields, Reason, Request
 from proxy.rules.policy import Policy
@@ -65,7 +65,7 @@ def keying(asked: Asked, policy: Policy) -> Keying:
         host=request.host,
         target=cache_target(request.target, rule),
         ignored=tuple(ignored),
-        headers=tuple([Field(name, told(name, asked.fields.get(name))) for name in rule.headers]),
+        headers=tuple([Field(name, told(name, asked.fields.get(name))) for name in keyed_names(asked.fields, rule)]),
         tags=asked.tags,
     )
 

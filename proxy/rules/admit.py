@@ -10,6 +10,7 @@ from proxy.rules.fields import (
     response_directives,
     response_tags,
     selecting,
+    spelled_otherwise,
     vary_names,
 )
 from proxy.rules.freshness import Freshness, Source, freshness, initial_age
@@ -194,6 +195,8 @@ def _draft(got: Fetched, head: Head, life: Freshness, age: float, left: float) -
     if "content-encoding" in fields and "accept-encoding" not in names:
         # Upstreams that negotiate the coding and do not say so: never hand gzip to who cannot read it.
         names = tuple(sorted((*names, "accept-encoding")))
+    if names:
+        names += spelled_otherwise(got.request.fields, names)
     terms = Terms(
         vary=selecting(got.request.fields, names),
         tags=(*got.tags, *response_tags(fields, f"{got.request.scheme}://{got.request.host}")),

@@ -258,6 +258,12 @@ def _normal(name: str, value: str | None) -> str:
     return value.lower() if name in _CASELESS else value
 
 
+def spelled_otherwise(fields: Fields, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The other names in `fields` that CGI and its heirs read as one of `names`: they write `-` as `_`."""
+    alike = {name.replace("-", "_") for name in names}
+    return tuple(sorted([name for name in fields if name.replace("-", "_") in alike and name not in names]))
+
+
 def response_tags(fields: Fields, origin: str) -> tuple[str, ...]:
     """Tags that an upstream gave: Surrogate-Key, Cache-Tag and, as `ORIGIN GROUP`, Cache-Groups.
 

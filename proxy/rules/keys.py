@@ -6,7 +6,8 @@ from hashlib import blake2b
 from typing import Final
 from urllib.parse import urljoin
 
-from proxy.rules.message import Request
+from proxy.rules.fields import spelled_otherwise
+from proxy.rules.message import Fields, Request
 from proxy.rules.policy import KeyRule
 from proxy.rules.wire import Refused, canonical_host, canonical_target
 
@@ -20,11 +21,14 @@ def cache_target(target: str, rule: KeyRule) -> str:
     path, mark, query = target.partition("?")
     if not mark:
         return target
-    kept = "&".join(pair for pair in query.split("&") if not _ignored(pair.partition("=")[0], rule))
+    kept = "&".join(pair for pair in query.split("&") if not _ignored(pair, rule))
     return f"{path}?{kept}" if kept else path
 
 
-def _ignored(name: str, rule: KeyRule) -> bool:
+def _ignored(pair: str, rule: KeyRule) -> bool:
+    if ";" in pair:  # upstreams that part there see more in it than one parameter
+        return False
+    name = pair.partition("=")[0]
     return any(name == p or (p[-1:] == "*" and name.startswith(p[:-1])) for p in rule.ignore_query)
 
 
@@ -33,11 +37,15 @@ def url_of(scheme: str, host: str, target: str, rule: KeyRule) -> str:
     return f"{scheme}://{host}{cache_target(target, rule)}"
 
 
+def keyed_names(fields: Fields, rule: KeyRule) -> tuple[str, ...]:
+    """The fields that are in the key: those of the rule, and those present that an upstream may read as one of them."""
+    return (*rule.headers, *spelled_otherwise(fields, rule.headers)) if rule.headers else ()
+
+
 def key_of(request: Request, url: str, rule: KeyRule) -> str:
     """The cache key. LF separates: it can be in neither a URL nor a field value."""
-    if not rule.headers:
-        return url
-    return "\n".join((url, *(f"{name}={request.fields.get(name, '')}" for name in rule.headers)))
+    fields = request.fields
+    return "\n".join((url, *(f"{name}={fields.get(name, '')}" for name in keyed_names(fields, rule))))
 
 
 def short(name: str) -> str:

@@ -143,6 +143,17 @@ async def test_the_key_is_what_the_route_says(here: Site) -> None:
     assert "utm_source=m" in here.upstream.calls[-3].target
 
 
+async def test_what_an_upstream_may_read_as_keyed_is_keyed(here: Site) -> None:
+    here.upstream.on("/keyed/cgi", counts(FRESH))
+    assert (await here.get("/keyed/cgi?id=1&utm_x=1;id=9", "X-Tenant: t", "X_Tenant: u")).text == "1"
+    assert (await here.get("/keyed/cgi?id=1&utm_x=1;id=9", "X-Tenant: t")).text == "2"
+    assert (await here.get("/keyed/cgi?id=1", "X-Tenant: t")).text == "3"
+    here.upstream.on("/cgi", counts(FRESH, "Vary: X-Tenant"))
+    assert (await here.get("/cgi", "X-Tenant: t", "X_Tenant: u")).text == "1"
+    assert (await here.get("/cgi", "X-Tenant: t")).text == "2"
+    assert (await here.get("/cgi", "X-Tenant: t")).hit
+
+
 async def test_a_large_object_is_not_stored_where_the_route_is_for_small_ones(here: Site) -> None:
     here.upstream.on("/small/large", replies(b"x" * 5000, FRESH))
     for _ in range(2):

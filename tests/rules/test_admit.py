@@ -35,6 +35,7 @@ from tests.rules.build import (
     head,
     lines,
     reading,
+    request,
 )
 
 FRESH: Final = "Cache-Control: max-age=60"
@@ -360,6 +361,27 @@ def verdict_entry(got: Fetched, policy: Policy = PLAIN) -> Entry:
 def test_what_variants_are_told_apart_by(fields: tuple[str, ...], names: tuple[str, ...]) -> None:
     kept = verdict_entry(fetched(head(FRESH, *fields)))
     assert tuple(name for name, _ in kept.vary) == names
+
+
+@pytest.mark.parametrize(
+    ("fields", "by", "vary"),
+    [
+        pytest.param(("Vary: X-Id",), (), ("x-id",), id="a request that spells nothing otherwise"),
+        pytest.param(("Vary: X-Id",), ("X_Id: b",), ("x-id", "x_id"), id="alone"),
+        pytest.param(("Vary: X-Id",), ("X-Id: a", "X_Id: b"), ("x-id", "x_id"), id="and beside it"),
+        pytest.param(("Vary: X-Id-A",), ("X-Id_A: b", "X_Id-A: b"), ("x-id-a", "x-id_a", "x_id-a"), id="in every way"),
+        pytest.param(
+            ("Content-Encoding: gzip",), ("Accept_Encoding: gzip",), ("accept-encoding", "accept_encoding"), id="coding"
+        ),
+        pytest.param((), ("X_Id: b",), (), id="of what is not varied on"),
+    ],
+)
+def test_what_cgi_reads_as_a_varied_field_is_varied_on(
+    fields: tuple[str, ...], by: tuple[str, ...], vary: tuple[str, ...]
+) -> None:
+    """The upstream may have answered by it: those who do not send it must not get that answer."""
+    kept = verdict_entry(fetched(head(FRESH, *fields), *by))
+    assert kept.vary == selecting(request(*by).fields, vary)
 
 
 # -- the head that goes out

@@ -29,6 +29,11 @@ PLAIN: Final = KeyRule()
         pytest.param("/a?b=1&c=2&d=3", ("b", "d*"), "/a?c=2", id="several are ignored"),
         pytest.param("/x?b=1", ("/x?b",), "/x?b=1", id="the path is never ignored"),
         pytest.param("/a?b=1&b=2", ("x",), "/a?b=1&b=2", id="repeated parameters stay, in order"),
+        pytest.param(
+            "/a?b=1&x=2;b=9", ("x",), "/a?b=1&x=2;b=9", id="what may be read as two parameters is not ignored"
+        ),
+        pytest.param("/a?b=1;x=2", ("x",), "/a?b=1;x=2", id="nor is it parted"),
+        pytest.param("/a?b=1&x;", ("*",), "/a?x;", id="whatever the second is"),
         pytest.param("/a?b=c?x=1", ("x",), "/a?b=c?x=1", id="a question mark in a value is part of it"),
     ],
 )
@@ -55,6 +60,11 @@ def test_a_url_is_scheme_host_and_the_target_that_counts() -> None:
     assert url_of("https", "a:81", "/b?x=1&c", KeyRule(ignore_query=("x",))) == "https://a:81/b?c"
 
 
+def test_a_header_that_is_keyed_by_its_other_spelling_is_keyed_by_both() -> None:
+    read = request("X_Tenant: a", "X-Tenant: b")
+    assert key_of(read, "u", KeyRule(headers=("x_tenant",))) == "u\nx_tenant=a\nx-tenant=b"
+
+
 def key(*fields: str, headers: tuple[str, ...] = ("x-tenant", "x-lang")) -> str:
     return key_of(request(*fields), "http://example.com/a", KeyRule(headers=headers))
 
@@ -75,6 +85,11 @@ def test_a_key_is_its_url_where_no_header_is_keyed() -> None:
         pytest.param(("X-Tenant:",), (), True, id="an empty one is as good as none"),
         pytest.param(("X-Tenant: a",), ("X-Lang: a",), False, id="its name does"),
         pytest.param(("X-Tenant: a", "X-Lang: b"), ("X-Lang: b", "X-Tenant: a"), True, id="order does not"),
+        pytest.param(("X-Tenant: a", "X_Tenant: b"), ("X-Tenant: a",), False, id="what CGI reads as it does"),
+        pytest.param(("x_tenant: b",), (), False, id="also alone"),
+        pytest.param(("X_Tenant: b",), ("X-Tenant: b",), False, id="and not as the field itself"),
+        pytest.param(("X_Tenant: a", "X_Lang: b"), ("X_Lang: b", "X_Tenant: a"), True, id="in whichever order"),
+        pytest.param(("X_Else: a",), (), True, id="of no keyed one it does not"),
         pytest.param(
             ("X-Tenant: a", "X-Tenant: b"), ("X-Tenant: a, b",), True, id="nor how lines are parted (9110 5.3)"
         ),
