@@ -1,5 +1,6 @@
 """What an upstream's response head says of the body behind it (RFC 9112 section 6.3)."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -7,6 +8,7 @@ from typing import Final
 from proxy.rules.hop import RESPONSE_KEEP, strip_hop_by_hop
 from proxy.rules.message import Head, Headers, fold
 
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 MAX_HEAD: Final = 64 << 10  # bytes, field names and values together
 
 
@@ -43,6 +45,9 @@ def read_head(
     headers: Headers = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw])
     if sum(len(name) + len(value) for name, value in headers) > MAX_HEAD:
         raise Unreadable("the response head is too large")
+    # The parser lets `Content-Length : 2` through and frames by it; others do not (RFC 9112 section 5.1).
+    if not all(map(_TOKEN.fullmatch, [name for name, _ in raw])):
+        raise Unreadable("a field name is no token")
     if version not in ((1, 0), (1, 1)) or status < 100:
         raise Unreadable("the status line is not of HTTP/1.0 or HTTP/1.1")
     fields = fold(headers)

@@ -44,6 +44,9 @@ def test_the_length_of_a_body(text: str, status: int, method: str, length: int |
         pytest.param("", 200, (0, 9), id="HTTP/0.9"),
         pytest.param("", 99, (1, 1), id="9110-15 a status below 100"),
         pytest.param("Upgrade: x\nConnection: upgrade", 101, (1, 1), id="9110-7.8 101 nobody asked for"),
+        pytest.param("Content-Length : 2", 200, (1, 1), id="9112-5.1 space before the colon"),
+        pytest.param("Transfer-Encoding\t: chunked", 200, (1, 1), id="9112-5.1 in any field"),
+        pytest.param(": a", 200, (1, 1), id="9110-5.1 a field without a name"),
         pytest.param("X: " + "a" * MAX_HEAD, 200, (1, 1), id="too large"),
     ],
 )
