@@ -50,6 +50,8 @@ def read_head(
         raise Unreadable("a field name is no token")
     if version not in ((1, 0), (1, 1)) or status < 100:
         raise Unreadable("the status line is not of HTTP/1.0 or HTTP/1.1")
+    if status in (101, 204):  # RFC 9110 section 8.6: they have none, and may not say one
+        headers = tuple([field for field in headers if field[0].lower() != "content-length"])
     fields = fold(headers)
     coding, length = fields.get("transfer-encoding"), fields.get("content-length")
     if coding is not None and (coding.lower() != "chunked" or version == (1, 0)):

@@ -247,6 +247,17 @@ async def test_information_before_the_answer_does_not_replace_it(here: Site) -> 
     assert (await here.get("/early")).hit
 
 
+async def test_a_204_says_no_length(here: Site) -> None:
+    async def handler(call: Call) -> None:
+        call.write(head("Content-Length: 5", FRESH, status="204 No Content"))
+
+    here.upstream.on("/empty", handler)
+    for hit in (False, True):
+        response = await here.get("/empty")
+        assert (response.status, response.hit) == (204, hit)
+        assert "content-length" not in response.head
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 async def test_methods_and_bodies_pass(here: Site, method: str) -> None:
     async def echo(call: Call) -> None:

@@ -66,3 +66,10 @@ def test_a_101_goes_on_with_what_it_switches_to() -> None:
     framed = read("Upgrade: websocket\nConnection: Upgrade", status=101, upgrade=True)
     assert framed.head.headers == (("Upgrade", "websocket"), ("Connection", "Upgrade"))
     assert (framed.length, framed.close_delimited) == (0, False)
+
+
+@pytest.mark.parametrize("status", [101, 204])
+def test_an_answer_without_content_says_no_length_of_it(status: int) -> None:
+    """RFC 9110 section 8.6."""
+    framed = read("content-LENGTH: 5\nX: 1", status=status, upgrade=status == 101)
+    assert (framed.length, framed.head.headers, framed.head.fields) == (0, (("X", "1"),), {"x": "1"})
