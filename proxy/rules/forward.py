@@ -10,6 +10,7 @@ _FORWARDING: Final = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-forwa
 # Ours to say, or settled between the client and us.
 _REWRITTEN: Final = _FORWARDING | {"host", "content-length", "expect"}
 _FORWARDED_FOR: Final = re.compile(r'(?:^|[;,])[ \t]*for=("[^"]*"|[^;,"\s]+)', re.IGNORECASE)
+_HOPS: Final = re.compile(r"\d{1,9}", re.ASCII)
 _TRACE: Final = frozenset({"traceparent", "tracestate"})
 # What would make the answer less than the whole current representation.
 _NARROWING: Final = frozenset(
@@ -30,6 +31,8 @@ def forwarded_headers(
     dropped = _REWRITTEN if narrow else _REWRITTEN | _NARROWING
     # CGI and its heirs read `_` and `-` in names as one: a forged field must not pass by its spelling.
     out += [(n, v) for n, v in request.headers if n.lower().replace("_", "-") not in dropped]
+    if request.method == "OPTIONS" and "max-forwards" in request.fields:
+        out = [(n, _one_less(v) if n.lower() == "max-forwards" else v) for n, v in out]
     if request.length:
         out.append(("Content-Length", str(request.length)))
     elif request.length == 0 and "content-length" in request.fields:
@@ -47,6 +50,11 @@ def forwarded_headers(
     if "x-request-id" not in request.fields:
         out.append(("X-Request-Id", request_id))
     return tuple(out)
+
+
+def _one_less(hops: str) -> str:
+    # RFC 9110 section 7.6.2: one that is used up does not come here, what is no number says nothing.
+    return str(int(hops) - 1) if _HOPS.fullmatch(hops) and int(hops) else hops
 
 
 def in_trace(headers: Headers, trace: Headers) -> Headers:

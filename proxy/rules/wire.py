@@ -53,6 +53,10 @@ def _malformed(detail: str) -> Refused:
     return Refused(400, Reason.MALFORMED, detail)
 
 
+def _not_offered(what: str) -> Refused:
+    return Refused(405, Reason.METHOD, f"{what} is not offered here.", (("Allow", "GET, HEAD, POST, PUT, DELETE"),))
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """The field lines of a request head: all of them, and what of them goes further.
@@ -133,6 +137,8 @@ def parse_request(
         scheme = fields["x-forwarded-proto"]
     host = _host(headers, fields, scheme)
     target = _target(method, raw_target, scheme, host)
+    if method == "OPTIONS" and "0" in [member.lstrip("0") or "0" for member in members(fields.get("max-forwards"))]:
+        raise _not_offered("OPTIONS of this proxy itself")  # RFC 9110 section 7.6.2: it must go no further
     if trusted and (forwarded_host := members(fields.get("x-forwarded-host"))):
         host = valid_host(forwarded_host[0], scheme)  # routed, keyed and told to the upstream alike
     expect = fields.get("expect")
@@ -192,9 +198,7 @@ def canonical_host(host: str, scheme: str) -> str:
 def _target(method: str, target: str, scheme: str, host: str) -> str:
     """The one canonical target: routed, keyed and forwarded alike."""
     if method in ("CONNECT", "TRACE"):
-        raise Refused(
-            405, Reason.METHOD, f"{method} is not offered here.", (("Allow", "GET, HEAD, POST, PUT, DELETE"),)
-        )
+        raise _not_offered(method)
     absolute = _ABSOLUTE.match(target)
     if absolute is not None:
         # A deliberate deviation from RFC 9112 section 3.2.2, which lets the target win over Host.

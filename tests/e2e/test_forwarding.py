@@ -247,6 +247,15 @@ async def test_information_before_the_answer_does_not_replace_it(here: Site) -> 
     assert (await here.get("/early")).hit
 
 
+async def test_an_options_goes_as_far_as_its_client_says(here: Site) -> None:
+    here.upstream.on("/hops", replies("ok"))
+    assert (await here.get("/hops", "Max-Forwards: 1", method="OPTIONS")).status == 200
+    assert here.upstream.seen("/hops")[-1].head["max-forwards"] == "0"
+    here_alone = await here.get("/hops", "Max-Forwards: 0", method="OPTIONS")
+    assert (here_alone.status, here_alone.head["allow"]) == (405, "GET, HEAD, POST, PUT, DELETE")
+    assert here.upstream.count("/hops") == 1
+
+
 async def test_a_204_says_no_length(here: Site) -> None:
     async def handler(call: Call) -> None:
         call.write(head("Content-Length: 5", FRESH, status="204 No Content"))

@@ -121,6 +121,24 @@ def test_an_upgrade_is_asked_for_anew() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("method", "said", "left"),
+    [
+        pytest.param("OPTIONS", "2", "1", id="each hop takes one"),
+        pytest.param("OPTIONS", "010", "9", id="however it is written"),
+        pytest.param("OPTIONS", "1", "0", id="the next one answers"),
+        pytest.param("OPTIONS", "many", "many", id="what is no number is nothing that we know"),
+        pytest.param("OPTIONS", "9" * 5000, "9" * 5000, id="nor is one that nobody can count"),
+        pytest.param("GET", "2", "2", id="of other methods it says nothing"),
+    ],
+)
+@pytest.mark.parametrize("narrow", [False, True])
+def test_how_far_an_options_goes(method: str, said: str, left: str, narrow: bool) -> None:
+    """RFC 9110 section 7.6.2."""
+    asked = request(f"max-FORWARDS: {said}", method=method)
+    assert theirs(sent(asked, narrow=narrow)) == lines("Host: upstream:81", f"max-FORWARDS: {left}")
+
+
 CLAIMS: Final = (
     "X-Forwarded-For: 198.51.100.7",
     "X-Forwarded-Proto: https",

@@ -540,3 +540,20 @@ def test_one_section_is_read_for_whoever_sends_it() -> None:
         got = parse_request(raw, "http", trusted=trusted, max_headers=9, sections=sections)
         assert ("x-forwarded-port" in got.fields) is trusted
         assert ("x-http-method-override" in got.fields) is (trusted or line.startswith("POST"))
+
+
+@pytest.mark.parametrize("hops", ["0", "00", "5, 0"])
+def test_an_options_that_may_go_no_further_is_answered_here(hops: str) -> None:
+    """RFC 9110 section 7.6.2."""
+    got = refusal(raw_head(HOST, f"Max-Forwards: {hops}", line="OPTIONS / HTTP/1.1"))
+    assert (got.status, got.reason, got.headers) == (405, Reason.METHOD, (("Allow", "GET, HEAD, POST, PUT, DELETE"),))
+
+
+@pytest.mark.parametrize("hops", ["1", "10", "x", "", "-0"])
+def test_an_options_that_may_go_further_does(hops: str) -> None:
+    assert parse(raw_head(HOST, f"Max-Forwards: {hops}", line="OPTIONS / HTTP/1.1")).method == "OPTIONS"
+
+
+def test_how_far_others_may_go_says_nothing() -> None:
+    """RFC 9110 section 7.6.2 speaks of OPTIONS and TRACE alone."""
+    assert parse(raw_head(HOST, "Max-Forwards: 0")).fields["max-forwards"] == "0"
