@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from proxy.config.kinds import Leaf, Wrong
+from proxy.rules.fields import OURS
 
 MAX_SECONDS: Final = 2**31  # what delta-seconds can say: RFC 9111 section 1.2.2
 _MILLISECONDS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -198,6 +199,13 @@ def _method(text: str) -> str:
     return text
 
 
+def _keyed(text: str) -> str:
+    name = text.lower()
+    if name in OURS:
+        raise Wrong("is written by this proxy: what a client sends in it says nothing of the answer", "leave it out")
+    return name
+
+
 def _limit_by(text: str) -> str:
     by = text.lower()
     if by in ("header:x-forwarded-for", "header:forwarded"):
@@ -330,7 +338,7 @@ PATH_PATTERN: Final = Leaf(
     _path_pattern,
 )
 METHOD: Final = Leaf("a method", "GET, HEAD, POST, …", "[A-Za-z][A-Za-z0-9_-]{0,31}", _method)
-HEADER: Final = Leaf("a header name", "a field name such as X-Tenant", _TOKEN, str.lower)
+HEADER: Final = Leaf("a header name", "a field name such as X-Tenant", _TOKEN, _keyed)
 PARAMETER: Final = Leaf("a parameter name", "a name, or with a * at its end all that begin so", r"[^*\s&=]+\*?|\*")
 TAG: Final = Leaf("a tag", "visible ASCII, with {name} for what the path captures", "[!-~]+", _braced)
 LIMIT_BY: Final = Leaf("a client", "ip, route or header:NAME", rf"ip|route|header:{_TOKEN}", _limit_by)

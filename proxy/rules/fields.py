@@ -207,7 +207,7 @@ def members(value: str | None) -> list[str]:
 
 
 # What upstreams get of us in these is not what the client sent: its value would tell no variant from another.
-_OURS: Final = frozenset({"forwarded", "traceparent", "tracestate", "via", "x-forwarded-for", "x-request-id"})
+OURS: Final = frozenset({"forwarded", "traceparent", "tracestate", "via", "x-forwarded-for", "x-request-id"})
 # Nor in these, but what they get is in the key.
 _KEYED: Final = frozenset({"host", "x-forwarded-host", "x-forwarded-proto"})
 
@@ -217,7 +217,7 @@ def vary_names(fields: Fields) -> tuple[str, ...] | None:
     is no name, and for fields that we write: nobody can say what it varies on.
     """
     names = {name.lower() for name in members(fields.get("vary"))}
-    if "*" in names or not names.isdisjoint(_OURS) or not all(map(_WORD.fullmatch, names)):
+    if "*" in names or not names.isdisjoint(OURS) or not all(map(_WORD.fullmatch, names)):
         return None
     return tuple(sorted(names - _KEYED))
 

@@ -4,11 +4,12 @@ import re
 from typing import Final
 
 from proxy.rules.admit import NAME
+from proxy.rules.hop import HOP_BY_HOP
 from proxy.rules.message import Entry, Headers, Request
 
 _FORWARDING: Final = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"})
 # Ours to say, or settled between the client and us.
-_REWRITTEN: Final = _FORWARDING | {"host", "content-length", "expect"}
+_REWRITTEN: Final = _FORWARDING | HOP_BY_HOP | {"host", "content-length", "expect"}
 _FORWARDED_FOR: Final = re.compile(r'(?:^|[;,])[ \t]*for=("[^"]*"|[^;,"\s]+)', re.IGNORECASE)
 _HOPS: Final = re.compile(r"\d{1,9}", re.ASCII)
 _TRACE: Final = frozenset({"traceparent", "tracestate"})

@@ -7,7 +7,7 @@ from proxy.rules.message import Headers
 
 # The proxy-* fields are between a client and its own proxy (RFC 9110 section 11.7); trailers are
 # dropped on the way, so the field that announces them goes as well.
-_HOP_BY_HOP: Final = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         "connection",
         "keep-alive",
@@ -111,7 +111,7 @@ def dropped_names(connection: str, never: frozenset[str]) -> frozenset[str]:
 
 def _dropped(connection: str, never: frozenset[str]) -> frozenset[str]:
     named = {option.strip(" \t").lower() for option in connection.split(",")}
-    return frozenset((named - never) | _HOP_BY_HOP)
+    return frozenset((named - never) | HOP_BY_HOP)
 
 
 _usual = lru_cache(maxsize=64)(_dropped)

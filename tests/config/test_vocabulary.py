@@ -126,7 +126,7 @@ def test_a_rate_that_nobody_can_have_written_is_said_nearly() -> None:
         (v.PATH_PATTERN, ["a", "/a/*/b", "/{a}/{a}", "/{1}", "/{a", "/a}", "/{}", "/a?b", "/a#b", "/a b", "/é", "/\\"]),
         (v.PATH_PATTERN, ["/%41", "/%c3", "/%2F", "/%", "/%zz", "/a/../b", "/.", "/**", "/%00"]),
         (v.METHOD, ["get", "CONNECT", "TRACE", "G T", ""]),
-        (v.HEADER, ["X Tenant", "", "x:", "é"]),
+        (v.HEADER, ["X Tenant", "", "x:", "é", "X-Forwarded-For", "forwarded", "Via", "X-Request-Id"]),
         (v.PARAMETER, ["u*m", "", "a=b", "a&b", "a b"]),
         (v.TAG, ["", "a b", "{", "a}", "{a-b}", "{}"]),
         (v.LIMIT_BY, ["header", "header:", "header:a b", "IP", "token", "header:X-Forwarded-For", "header:forwarded"]),
