@@ -348,14 +348,14 @@ class Fill:
         )
         answer = await self._calls.make(visit, call)
         policy, status = visit.lane.policy, answer.head.status
-        if freshens and request.method == "HEAD":
-            self._freshen_by_head(visit, self._fetched(visit, answer, asked, seq))
-        if policy.unsafe_invalidates and request.method not in SAFE_METHODS and 200 <= status < 400:
-            try:
+        try:
+            if freshens and request.method == "HEAD":
+                self._freshen_by_head(visit, self._fetched(visit, answer, asked, seq))
+            if policy.unsafe_invalidates and request.method not in SAFE_METHODS and 200 <= status < 400:
                 await self._invalidate(visit, answer)
-            except BaseException:
-                answer.close()
-                raise
+        except BaseException:
+            answer.close()
+            raise
         return answer
 
     def _freshen_by_head(self, visit: Visit, got: Fetched) -> None:

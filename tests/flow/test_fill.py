@@ -495,6 +495,24 @@ async def test_a_head_overtaken_by_a_purge_brings_nothing_back() -> None:
         assert _body(w) is None
 
 
+async def test_a_head_whose_answer_cannot_be_judged_leaves_no_connection_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with World(noted=False) as w:  # whoever owns the connection says that it failed
+        await w.store(FRESH, ETAG)
+        monkeypatch.setattr(w.memory, "put", lambda _: 1 / 0)
+        w.clock.at += 61
+        client = w.ask(method="HEAD")
+        await w.idle()
+        w.last.answer(FRESH, ETAG, length=3)
+        w.last.end()
+        await w.idle()
+        assert [record.getMessage() for record in w.errors.seen] == ["task exchange failed"]
+        w.errors.seen.clear()
+        assert client.status is None
+        assert w.last.closed == 1
+
+
 async def test_who_refreshes_with_credentials_throws_nothing_out() -> None:
     async with World() as w:
         await w.store("Cache-Control: max-age=60, stale-while-revalidate=60")
