@@ -1,5 +1,6 @@
 """Fetch, admit, store: what a flight does, and what every call upstream has in common."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ from proxy.flow.flights import (
     Streaming,
 )
 from proxy.flow.invalidation import InvalidationLog, Kind
-from proxy.flow.ports import Answer, Call, Clock, OriginError, Store
+from proxy.flow.ports import Answer, Call, ClientError, Clock, OriginError, Store
 from proxy.flow.sharing import (
     Alone,
     Apart,
@@ -41,7 +42,7 @@ from proxy.rules.fields import group_tags
 from proxy.rules.forward import forwarded_headers
 from proxy.rules.keys import same_origin_target
 from proxy.rules.lookup import SAFE_METHODS, Fetch, has_credentials
-from proxy.rules.message import Entry, Fwd, Headers, Reason
+from proxy.rules.message import Entry, Fields, Fwd, Headers, Reason
 from proxy.rules.report import failure_status
 
 _log = logging.getLogger("readthrough")
@@ -49,6 +50,10 @@ _log = logging.getLogger("readthrough")
 _ASKERS_OWN: Final = frozenset({Reason.AUTHORIZATION, Reason.CREDENTIALS})  # says nothing of what others may have
 MAX_GROUPS: Final = 256  # invalidated by one answer, each by itself; RFC 9875 section 3 asks for 32
 _OF_THE_RESOURCE: Final = frozenset({404, 405, 410, 414})  # other 4xx speak of one request, not of what is there
+# The upstream has not seen a byte of it. After any other failure a request may have been carried out.
+_NEVER_SENT: Final = frozenset(
+    {Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.BREAKER_OPEN, Reason.UPSTREAM_BUSY, Reason.OVERLOADED}
+)
 
 
 class Fill:
@@ -333,11 +338,12 @@ class Fill:
     async def pass_on(self, visit: Visit, *, freshens: bool) -> Answer:
         """Send the request itself, body and all, for nobody but its client. Raises OriginError.
 
-        What its success means for the store is settled before the head goes out. `freshens`: the
-        answer to a HEAD may speak of a stored GET.
+        What its success means for the store is settled before the head goes out; and where nobody will hear of
+        an answer, what it may have changed. `freshens`: the answer to a HEAD may speak of a stored GET.
         """
         request = visit.request
         asked, seq = self._clock.now(), self._log.position
+        writes = visit.lane.policy.unsafe_invalidates and request.method not in SAFE_METHODS
         call = Call(
             request.method,
             request.target,
@@ -346,13 +352,17 @@ class Fill:
             length=request.length,
             upgrade=request.websocket,
         )
-        answer = await self._calls.make(visit, call)
-        policy, status = visit.lane.policy, answer.head.status
+        try:
+            answer = await self._calls.make(visit, call)
+        except (asyncio.CancelledError, ClientError, OriginError) as error:
+            if writes and not (isinstance(error, OriginError) and error.reason in _NEVER_SENT):
+                await self._invalidate(visit, {})
+            raise
         try:
             if freshens and request.method == "HEAD":
                 self._freshen_by_head(visit, self._fetched(visit, answer, asked, seq))
-            if policy.unsafe_invalidates and request.method not in SAFE_METHODS and 200 <= status < 400:
-                await self._invalidate(visit, answer)
+            if writes and 200 <= answer.head.status < 400:
+                await self._invalidate(visit, answer.head.fields)
         except BaseException:
             answer.close()
             raise
@@ -367,12 +377,12 @@ class Fill:
         if not (verdict and verdict.keep and self._store.put(verdict.entry)):
             self._forget(stored)
 
-    async def _invalidate(self, visit: Visit, answer: Answer) -> None:
+    async def _invalidate(self, visit: Visit, fields: Fields) -> None:
         """RFC 9111 section 4.4: the target, and Location and Content-Location on the same origin; RFC 9875 section 3:
-        the groups of that origin that the answer names. Others have been told, if they can be, before the client
-        hears of its success.
+        the groups of that origin that the answer's `fields` name. Others have been told, if they can be, before the
+        client hears of its success.
         """
-        request, fields = visit.request, answer.head.fields
+        request = visit.request
         targets = {request.target}
         for name in ("location", "content-location"):
             reference = fields.get(name)

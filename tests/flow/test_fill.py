@@ -1,13 +1,15 @@
 """What fetches leave behind: refreshes, bridges over failures, and what other methods do to what is stored."""
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Final
 
 import pytest
 
 from proxy.flow.flights import FAILED_SECONDS
+from proxy.flow.ports import ClientError
 from proxy.rules.message import Reason
-from tests.flow.kit import ETAG, FRESH, HOST, PLAIN, STALEABLE, World, request
+from tests.flow.kit import ETAG, FRESH, HOST, PLAIN, STALEABLE, FakeClient, World, request
 
 SIE: str = "Cache-Control: max-age=60, stale-if-error=60"
 SWR: str = "Cache-Control: max-age=60, stale-while-revalidate=60"
@@ -314,6 +316,95 @@ async def test_failure_leaves_it(method: str, status: int) -> None:
         assert _body(w) == b"old"
 
 
+_MAYBE_DONE: Final = [Reason.TIMEOUT, Reason.DISCONNECTED, Reason.BAD_RESPONSE, Reason.ABORTED]
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+@pytest.mark.parametrize("reason", _MAYBE_DONE, ids=lambda reason: reason.value)
+async def test_a_write_whose_answer_never_came_may_have_been_done_so_it_takes_the_url_out(
+    method: str, reason: Reason
+) -> None:
+    async with World() as w:
+        await w.store(FRESH)
+        await w.store(FRESH, target="/c")
+        client = w.ask(method=method)
+        await w.idle()
+        w.last.fail(reason)
+        await w.idle()
+        assert client.status in (502, 504)
+        assert _body(w) is None
+        assert w.stored(target="/c") is not None
+
+
+async def test_a_write_whose_client_leaves_while_the_upstream_is_at_it_takes_the_url_out() -> None:
+    async with World() as w:
+        await w.store(FRESH)
+        client = w.ask(method="POST")
+        await w.idle()
+        assert _body(w) == b"old"
+        client.leave()
+        await w.idle()
+        assert _body(w) is None
+
+
+async def test_a_write_whose_body_breaks_off_takes_the_url_out() -> None:
+    class Breaking(FakeClient):
+        async def body(self) -> AsyncIterator[bytes]:
+            yield b"x"
+            raise ClientError("the client left")
+
+    async with World() as w:
+        await w.store(FRESH)
+        asked = w.exchange.read(request(method="POST", length=2))
+        client = Breaking()
+        w.clients.append(client)
+        w.run(client, w.exchange.begin(asked, client))
+        await w.idle()
+        assert w.last.body == b"x"
+        assert _body(w) is None
+
+
+async def test_a_fetch_that_a_write_without_an_answer_has_overtaken_is_not_stored() -> None:
+    async with World() as w:
+        w.ask()
+        await w.idle()
+        get = w.last
+        w.ask(method="POST")
+        await w.idle()
+        w.last.fail(Reason.TIMEOUT)
+        await w.idle()
+        get.reply(FRESH, body=b"old")
+        await w.idle()
+        assert _body(w) is None
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.BREAKER_OPEN, Reason.UPSTREAM_BUSY, Reason.OVERLOADED],
+    ids=lambda reason: reason.value,
+)
+async def test_a_write_that_was_never_sent_leaves_it(reason: Reason) -> None:
+    async with World() as w:
+        await w.store(FRESH)
+        client = w.ask(method="POST")
+        await w.idle()
+        w.last.fail(reason)
+        await w.idle()
+        assert client.status in (502, 503, 504)
+        assert _body(w) == b"old"
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
+async def test_what_writes_nothing_leaves_it_though_its_client_leaves(method: str) -> None:
+    async with World() as w:
+        await w.store(FRESH)
+        client = w.ask("Cache-Control: no-cache", method=method)
+        await w.idle()
+        client.leave()
+        await w.idle()
+        assert _body(w) == b"old"
+
+
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PROPFIND"])
 async def test_safe_methods_leave_it(method: str) -> None:
     async with World() as w:
@@ -356,6 +447,11 @@ async def test_unsafe_methods_invalidate_nothing_where_the_operator_says_so() ->
         w.ask(method="POST")
         await w.idle()
         w.last.reply('Cache-Group-Invalidation: "news"')
+        await w.idle()
+        assert _body(w) == b"old"
+        w.ask(method="POST")
+        await w.idle()
+        w.last.fail(Reason.TIMEOUT)
         await w.idle()
         assert _body(w) == b"old"
 

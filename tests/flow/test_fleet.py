@@ -5,6 +5,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import pytest
+
 from proxy.flow.fill import MAX_GROUPS
 from proxy.flow.invalidation import Kind, Target
 from proxy.flow.sharing import Alone, Apart, Broken, Claim, Found, Lead, Lease, Progress, Rest, Wanted
@@ -511,6 +513,24 @@ async def test_others_are_told_of_an_unsafe_request_before_its_client_is() -> No
         told.gate.set()
         await w.idle()
         assert post.status == 204
+
+
+@pytest.mark.parametrize("ends", ["its client leaves", "it is not answered"])
+async def test_others_are_told_of_a_write_that_nobody_hears_the_end_of(ends: str) -> None:
+    told = FakeLog()
+    async with World(told=told) as w:
+        post = w.ask(method="POST")
+        await w.idle()
+        assert told.told == []
+        if ends == "its client leaves":
+            post.leave()
+        else:
+            w.last.fail(Reason.TIMEOUT)
+        await w.idle()
+        assert told.told == [(Kind.URL, URL)]
+        told.gate.set()
+        await w.idle()
+        assert post.over
 
 
 async def test_urls_and_groups_are_one_batch_which_others_hear_of_before_the_client_does() -> None:
