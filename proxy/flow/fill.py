@@ -254,12 +254,12 @@ class Fill:
         policy = visit.lane.policy
         verdict = on_response(self._fetched(visit, answer, flight.asked, flight.seq), policy, base)
         match verdict:
-            case Freshen(entry, keep):
-                if keep:
+            case Freshen(entry, reason):
+                if reason is None:
                     self._keep(entry, flight.asked, lease)
-                elif base is not None:
-                    self._forget(base)
-                flight.settle(Landed(entry, 304, stale=False, shared=keep))
+                else:
+                    self._note_unshareable(visit, base, reason)
+                flight.settle(Landed(entry, 304, stale=False, shared=reason is None))
                 flight.end()
                 return
             case UseStale(entry):

@@ -55,10 +55,15 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Freshen:
-    """The stored entry lives on, updated; `keep` False: for the one who asked, and then no more."""
+    """The stored entry, updated. With a `reason` why not it is not kept so: it is for the one who asked alone."""
 
     entry: Entry
-    keep: bool
+    reason: Reason | None
+
+    @property
+    def keep(self) -> bool:
+        """Whether it lives on so."""
+        return self.reason is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +123,12 @@ def _freshen(got: Fetched, policy: Policy, stored: Entry) -> Freshen:
     headers = (*((n, v) for n, v in _received(stored) if n.lower() not in replaced), *new)
     head = Head(stored.head.status, stored.head.reason, headers, fold(headers), got.head.http10)
     verdict = _admit(replace(got, length=stored.length, close_delimited=False), policy, head)
-    entry = stored
     if isinstance(verdict, Store):
         terms = replace(verdict.entry.terms, vary=stored.vary, fetch_seconds=stored.terms.fetch_seconds)
-        entry = replace(verdict.entry, terms=shared(terms))
-    return Freshen(complete(entry, head, stored.body, got.wall, policy), keep=isinstance(verdict, Store))
+        entry, reason = replace(verdict.entry, terms=shared(terms)), None
+    else:
+        entry, reason = stored, verdict.reason
+    return Freshen(complete(entry, head, stored.body, got.wall, policy), reason)
 
 
 def _received(entry: Entry) -> Headers:

@@ -620,6 +620,37 @@ async def test_who_refreshes_with_credentials_throws_nothing_out() -> None:
         assert w.stored() is not None
 
 
+async def test_who_is_told_304_with_credentials_throws_nothing_out() -> None:
+    async with World() as w:
+        await w.store(SWR, ETAG)
+        w.clock.at += 61
+        for _ in range(3):
+            assert w.ask("Authorization: Basic x").got == b"old"
+            await w.idle()
+            if w.last.waited_for:
+                w.last.reply(status=304)
+            await w.idle()
+        assert len(w.calls) == 2, "what brings nothing to others is not tried again at every hit"
+        assert _body(w) == b"old"
+        assert w.ask().got == b"old"
+        await w.idle()
+        w.last.reply(SWR, status=304)
+        await w.idle()
+        assert w.ask().how == "readthrough; hit; ttl=60"
+
+
+@pytest.mark.parametrize("answer", ["Cache-Control: no-store", "Cache-Control: private", "Set-Cookie: a=b"])
+async def test_a_304_that_forbids_to_keep_it_throws_out_what_is_stored(answer: str) -> None:
+    async with World() as w:
+        await w.store(SWR, ETAG)
+        w.clock.at += 61
+        assert w.ask().got == b"old"
+        await w.idle()
+        w.last.reply(answer, status=304)
+        await w.idle()
+        assert _body(w) is None
+
+
 async def test_one_refresh_for_those_with_and_without_credentials() -> None:
     async with World() as w:
         await w.store("Cache-Control: max-age=60, stale-while-revalidate=60")
