@@ -320,6 +320,8 @@ class _Exchange:
             self.on_close()
         transport = self._wire.transport
         if self._wire.upgraded:
+            if self._upload is not None:
+                self._upload.cancel()
             if transport is not None:
                 close_soon(transport)
             self._conn.close()

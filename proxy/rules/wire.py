@@ -149,6 +149,8 @@ def parse_request(
     if claims and not trusted:
         kept = tuple([field for field in kept if field[0].lower() not in claims])
         kept_fields = {name: value for name, value in kept_fields.items() if name not in claims}
+    length = _body_length(headers, fields, http10=http10)
+    upgrades = not http10 and "upgrade" in options and fields.get("upgrade", "").lower() == "websocket"
     return Request(
         method=method,
         target=target,
@@ -157,10 +159,10 @@ def parse_request(
         http10=http10,
         headers=kept,
         fields=kept_fields,
-        length=_body_length(headers, fields, http10=http10),
+        length=length,
         keep_alive="close" not in options and (not http10 or "keep-alive" in options),
         expects_continue=expect is not None and not http10,
-        websocket=not http10 and "upgrade" in options and fields.get("upgrade", "").lower() == "websocket",
+        websocket=upgrades and length == 0,  # behind a body nobody could tell where the other protocol begins
     )
 
 

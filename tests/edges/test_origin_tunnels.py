@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from typing import Final
 
 import pytest
 
-from proxy.flow.ports import OriginError
+from proxy.flow.ports import Call, OriginError
 from tests.edges.scripted import HOST, OK, Case, Peer, ask, cases, client, get, once, replies, settled, upstream
 
 UPGRADE: Final = (*HOST, ("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "x"))
@@ -46,6 +47,24 @@ async def test_after_a_101_bytes_go_both_ways_and_the_early_ones_are_not_lost() 
                 await tunnel.write(b"x")
             tunnel.close()
             answer.close()
+
+
+async def test_a_body_that_never_came_is_not_waited_for_behind_a_tunnel() -> None:
+    given_up = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            await asyncio.Event().wait()
+            yield b""
+        finally:
+            given_up.set()
+
+    async with upstream(once(SWITCH)) as up, client(up.url) as origin:
+        answer = await origin.fetch(Call("GET", "/ws", (*UPGRADE, ("Content-Length", "10")), body(), 10, upgrade=True))
+        assert answer.head.status == 101
+        answer.tunnel().close()
+        answer.close()
+        await given_up.wait()
 
 
 async def test_a_tunnel_closed_here_delivers_what_was_written() -> None:

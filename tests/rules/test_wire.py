@@ -244,6 +244,20 @@ def test_a_trusted_peer_may_say_that_it_was_asked_in_the_clear() -> None:
         pytest.param(
             "1.1", ("Connection: Upgrade", "Upgrade: WebSocket"), True, False, True, id="an upgrade (9110 7.8)"
         ),
+        pytest.param(
+            "1.1",
+            ("Connection: Upgrade", "Upgrade: websocket", "Content-Length: 0"),
+            True,
+            False,
+            True,
+            id="an upgrade that says it has no body",
+        ),
+        *[
+            pytest.param(
+                "1.1", ("Connection: Upgrade", "Upgrade: websocket", body), True, False, False, id=f"not with {body}"
+            )
+            for body in ("Content-Length: 10", "Transfer-Encoding: chunked")
+        ],
         pytest.param("1.1", ("Upgrade: websocket",), True, False, False, id="not without Connection (RFC 9110 7.8)"),
         pytest.param("1.1", ("Connection: upgrade",), True, False, False, id="not without Upgrade"),
         pytest.param("1.1", ("Connection: upgrade", "Upgrade: h2c"), True, False, False, id="not to anything else"),
