@@ -100,6 +100,7 @@ class Flight:
         self._ended = False
         self._waiting = 0
         self._readers: set[Reader] = set()
+        self._last = 0  # readers that still need the oldest chunk, once chunks go; 0: not counted
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
 
@@ -183,7 +184,7 @@ class Flight:
     def leave(self, reader: "Reader") -> None:
         """Count it out; the last to leave takes down a fetch that nothing is kept of."""
         self._readers.discard(reader)
-        self._trim()
+        self.advanced(reader.at)
         self._release()
         if self.arrival is not None and not self._wanted and not self._ended:
             self.task.cancel()
@@ -198,10 +199,13 @@ class Flight:
             await self._changed.wait()
         return self.chunks[at - self._dropped]
 
-    def advanced(self) -> None:
-        """A reader went on: with nothing kept, what all have read can go."""
-        if not self._kept:
-            self._trim()
+    def advanced(self, at: int) -> None:
+        """A reader went on from the chunk of that number: with nothing kept, what all have read can go."""
+        # Who goes on last from the oldest chunk looks where all the others are: once for each chunk, not each step.
+        if not self._kept and at == self._dropped:
+            self._last -= 1
+            if self._last <= 0:
+                self._trim()
 
     def _let_go(self) -> None:
         self._kept = False
@@ -220,6 +224,7 @@ class Flight:
             self._memory.used -= freed
             del self.chunks[:behind]
             self._dropped += behind
+        self._last = sum(r.at == self._dropped for r in self._readers)
         self._room.set()
 
     def _release(self) -> None:
@@ -249,7 +254,7 @@ class Reader:
         if chunk is None:
             raise StopAsyncIteration
         self.at += 1
-        self._flight.advanced()
+        self._flight.advanced(self.at - 1)
         return chunk
 
     def close(self) -> None:

@@ -1,12 +1,14 @@
 """Flights: which request takes which, what they hold, and what is remembered of them."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from proxy.flow.flights import UNSHAREABLE_SECONDS, WINDOW, Failed, Flight, FlightMemory, Streaming
+from proxy.flow.flights import UNSHAREABLE_SECONDS, WINDOW, Failed, Flight, FlightMemory, Reader, Streaming
 from proxy.flow.invalidation import InvalidationLog
 from proxy.flow.ports import OriginError
 from proxy.rules.message import Head, Reason
@@ -426,6 +428,65 @@ async def test_a_broken_body_is_read_to_where_it_broke() -> None:
     assert memory.used == 3, "held for whoever still reads"
     reader.close()
     assert memory.used == 0
+
+
+def _unkept(flight: Flight, count: int) -> list[Reader]:
+    """Readers of a body that is for them alone."""
+    readers = [flight.reader() for _ in range(count)]
+    flight.settle(Streaming(Head(200, "OK", (), {}), None, close=False, draft=None, reason=None, shared=False))
+    return [reader for reader in readers if reader is not None]
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+async def test_however_many_read_they_are_looked_through_but_twice_for_each_chunk(slow: int) -> None:
+    class Counting(set[Reader]):
+        looks = 0
+
+        def __iter__(self) -> Iterator[Reader]:
+            self.looks += 1
+            return super().__iter__()
+
+    flight = _flight(FlightMemory(100))
+    flight._readers = counting = Counting()  # noqa: SLF001 - how often nobody else can tell
+    readers = _unkept(flight, 50)
+    for _ in range(10):
+        await flight.push(b"x", 100)
+        for reader in readers[slow:]:
+            await anext(reader)
+        assert slow or flight.chunks == []
+    for reader in readers[:slow]:
+        assert [await anext(reader) for _ in range(10)] == [b"x"] * 10
+    assert flight.chunks == []
+    assert counting.looks <= 2 * (10 + 1), "once more at the first, when nobody has counted yet"
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=40), st.integers(0, 5))
+def test_what_nobody_needs_any_more_is_gone_and_nothing_else(steps: list[tuple[int, bool]], kept_for: int) -> None:
+    async def run() -> None:
+        flight = _flight(FlightMemory(1000))
+        flight.task = asyncio.ensure_future(asyncio.sleep(0))
+        readers = [reader for _ in range(4) if (reader := flight.reader()) is not None]
+        flight.settle(Streaming(Head(200, "OK", (), {}), None, close=False, draft=None, reason=None, shared=True))
+        pushed, there = 0, set(readers)
+        for which, leaves in steps:
+            while any(reader.at == pushed for reader in there):
+                await flight.push(b"%d" % pushed, kept_for)  # which is outgrown at some chunk
+                pushed += 1
+            reader = readers[which]
+            if reader not in there:
+                continue
+            if leaves and len(there) > 1:
+                reader.close()
+                there.discard(reader)
+            else:
+                assert await anext(reader) == b"%d" % (reader.at - 1)
+            oldest = 0 if flight.kept else min(reader.at for reader in there)
+            assert flight.chunks == [b"%d" % number for number in range(oldest, pushed)]
+        for reader in there:
+            reader.close()
+        await asyncio.wait([flight.task])
+
+    asyncio.run(run())
 
 
 def test_room_is_claimed_whole_or_not_at_all() -> None:
