@@ -86,11 +86,12 @@ class Fleet:
         await self._services.drain(within=0.0)
 
     def state(self) -> dict[str, str]:
-        """A word for each part, for whoever asks whether this instance is ready: nothing here makes it unready."""
-        if not isinstance(self.told, RedisLog):
+        """A few words for each part, for whoever asks whether this instance is ready: nothing here makes it unready."""
+        if not isinstance(self.told, RedisLog) or self.link is None:
             return {}
         state = self.told.state()
         word = "ok" if not state.blind_seconds else "its log cannot be read"
         if not state.reachable:
             word = "unreachable"
-        return {"redis": f"{word}, and hits are validated" if state.blind_seconds else word}
+        hits = ", and hits are validated" if state.blind_seconds else ""
+        return {"redis": f"{word}{hits}" + (f": {self.link.trouble}" if self.link.trouble else "")}

@@ -27,8 +27,10 @@ async def test_without_redis_there_is_nothing_to_say() -> None:
 
 
 async def test_what_cannot_be_reached_is_called_so() -> None:
-    async with started(Redis(f"redis://127.0.0.1:{free_port()}/0")) as fleet:
-        assert fleet.state() == {"redis": "unreachable, and hits are validated"}
+    port = free_port()
+    why = f"Redis at 127.0.0.1:{port} cannot be reached: Connection refused"
+    async with started(Redis(f"redis://user:hunter2@127.0.0.1:{port}/0")) as fleet:
+        assert fleet.state() == {"redis": f"unreachable, and hits are validated: {why}"}
 
 
 async def test_a_redis_that_answers_and_does_not_let_the_log_be_read_is_not_called_unreachable() -> None:

@@ -113,7 +113,11 @@ _FAMILIES: Final = (
     _gauge("redis_up", "Whether every Redis server is connected; its breaker is open otherwise.", each=True),
     _gauge("redis_round_trip_seconds", "A weighted mean of round trips to Redis.", each=True),
     _counter("redis_commands_total", "Commands sent to Redis."),
-    _counter("redis_errors_total", "Commands that Redis refused.", "reason"),
+    _counter(
+        "redis_errors_total",
+        "Commands that Redis refused or did not answer, and attempts to connect that failed.",
+        "reason",
+    ),
     _counter("redis_connects_total", "Connections made to Redis."),
     _counter("shared_store_events_total", "What became of looks at the shared store and of writes to it.", "event"),
     _counter("access_log_lost_lines_total", "Lines of the access log that were not written.", "reason"),

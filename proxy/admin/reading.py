@@ -102,6 +102,7 @@ class RedisCounters(Protocol):
     errors: int
     timeouts: int
     reconnects: int
+    failed_connects: int
     latency: float
 
 
@@ -269,6 +270,7 @@ def _redis(redis: Redis) -> Iterator[_Row]:
     yield "redis_commands_total", counters.commands
     yield "redis_errors_total", counters.errors, "refused"
     yield "redis_errors_total", counters.timeouts, "timeout"
+    yield "redis_errors_total", counters.failed_connects, "connect"
     yield "redis_connects_total", counters.reconnects
     for event, count in asdict(redis.store).items():
         yield "shared_store_events_total", count, event.replace("_", "-")

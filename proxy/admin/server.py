@@ -23,8 +23,8 @@ class Part(Protocol):
 
 class AdminServer:
     """`ready` says whether requests should come here: not while starting or draining. `access` is asked again for
-    every request, `components` whenever somebody wants to know how it is: a word for each that needs no token to
-    be read. What GET answers HEAD does.
+    every request, `components` whenever somebody wants to know how it is: a few words for each that need no token
+    to be read. What GET answers HEAD does.
     """
 
     def __init__(

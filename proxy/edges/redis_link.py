@@ -31,6 +31,7 @@ _PATIENCE: Final = 5  # deadlines that connecting may take: nobody waits for it,
 _LOOK_AGAIN: Final = 0.1  # seconds between two looks at the topology that were caused by errors
 _PING: Final = 1.0  # seconds between two signs of life asked of a subscription
 _RETRY: Final = 0.1  # seconds between two attempts to subscribe
+_QUIET: Final = 10.0  # seconds after it is well again before trouble is told anew: it may come and go all the time
 _ELSEWHERE: Final = frozenset(  # the server is not the one to ask, or not now
     {"MOVED", "ASK", "READONLY", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY"}
 )
@@ -99,6 +100,8 @@ class Link:
         self._ears: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
+        self._told: set[str] = set()  # what the log says of this outage
+        self._quiet_until = 0.0
 
     @property
     def up(self) -> bool:
@@ -207,6 +210,7 @@ class Link:
         async with self._looking:
             if not self._closed:
                 await self._look()
+                self._tell()
         return self.up
 
     async def close(self) -> None:
@@ -232,6 +236,7 @@ class Link:
         try:
             layout = await self._topology.find(self._layout)
         except Unreachable as error:
+            self.counters.failed_connects += 1
             self.trouble = str(error)
             return
         missing = [address for address in layout.servers if address not in self._wires]
@@ -258,6 +263,7 @@ class Link:
                 wire.close()
                 raise
         except Unreachable as error:
+            self.counters.failed_connects += 1
             self.trouble = str(error)
             return
         if wire.lost or self._closed:
@@ -288,8 +294,22 @@ class Link:
         if wire in (self._wires.get(wire.address), self._urgent.get(wire.address)):
             self.trouble = why
             self._drop(wire.address)
+            self._tell()
             for tell in list(self.on_lost):
                 tell()
+
+    def _tell(self) -> None:
+        """Say to whoever runs us what is wrong, each thing once until it is well again; and that it is."""
+        if self._closed:
+            return
+        if self.up:
+            if self._told:
+                self._told.clear()
+                self._quiet_until = self._now() + _QUIET
+                _log.info("Redis is connected again")
+        elif self.trouble not in self._told and (self._told or self._now() >= self._quiet_until):
+            self._told.add(self.trouble)
+            _log.warning("%s", self.trouble)
 
     def _drop(self, address: Address) -> None:
         wires = self._wires.pop(address), self._urgent.pop(address)

@@ -41,13 +41,16 @@ class Unreachable(Exception):
 
 @dataclass(slots=True)
 class Counters:
-    """Plain integers, read when somebody asks; `latency` is a weighted mean of seconds per round trip."""
+    """Plain integers, read when somebody asks; `latency` is a weighted mean of seconds per round trip.
+    `failed_connects`: attempts of the link that came to nothing, a login that was refused among them.
+    """
 
     commands: int = 0
     batches: int = 0
     errors: int = 0
     timeouts: int = 0
     reconnects: int = 0
+    failed_connects: int = 0
     latency: float = 0.0
 
 

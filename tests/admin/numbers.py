@@ -62,6 +62,7 @@ class RedisCounters:
     errors: int = 1
     timeouts: int = 2
     reconnects: int = 1
+    failed_connects: int = 5
     latency: float = 0.001
 
 

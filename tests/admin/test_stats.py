@@ -40,7 +40,7 @@ def test_the_numbers_of_one_process() -> None:
         "round_trip_seconds": 0.001,
         "commands": 100,
         "connects": 1,
-        "errors": {"refused": 1, "timeout": 2},
+        "errors": {"refused": 1, "timeout": 2, "connect": 5},
     }
     assert told["log"]["position"] == 42
 

@@ -266,6 +266,55 @@ async def test_a_connection_that_is_reset_opens_the_breaker_and_a_probe_closes_i
             assert link.counters.reconnects == 2
 
 
+def _said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """What the link has told the log, and how loud."""
+    return [(one.levelname, one.getMessage()) for one in caplog.records if one.name == "proxy.edges.redis_link"]
+
+
+async def _cut(relay: Relay, link: Link) -> None:
+    await relay.cut()
+    await eventually(lambda: not link.up, "noticed")
+
+
+async def test_the_log_says_once_what_is_wrong_and_that_it_is_well_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with single() as server:
+        async with Relay(server) as relay, linked(relay.url) as link:
+            assert _said(caplog) == []
+            await _cut(relay, link)
+            lost = link.trouble
+            for _ in range(3):
+                assert not await link.probe()
+            gone = link.trouble
+            assert lost != gone
+            assert link.counters.failed_connects == 3
+            await relay.restore()
+            for _ in range(2):
+                assert await link.probe()
+    assert _said(caplog) == [("WARNING", lost), ("WARNING", gone), ("INFO", "Redis is connected again")]
+
+
+async def test_of_a_server_that_comes_and_goes_the_log_says_so_now_and_then_and_in_the_end_what_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    leapt = 0.0
+    with single() as server:
+        async with Relay(server) as relay, linked(relay.url, now=lambda: time.monotonic() + leapt) as link:
+            for _ in range(3):
+                await _cut(relay, link)
+                await relay.restore()
+                assert await link.probe()
+            assert [level for level, _ in _said(caplog)] == ["WARNING", "INFO"]
+            await _cut(relay, link)
+            assert not await link.probe()
+            assert len(_said(caplog)) == 2
+            leapt = 10.0
+            assert not await link.probe()
+            assert _said(caplog)[2:] == [("WARNING", link.trouble)]
+            await relay.restore()
+
+
 async def test_those_on_a_connection_that_is_reset_are_told_at_once() -> None:
     with single() as server:
         async with Relay(server) as relay, linked(relay.url) as link:

@@ -163,6 +163,7 @@ async def test_a_server_behind_tls_is_reached_by_those_who_trust_its_authority(
             large = bytes(range(256)) * 4096
             assert await works(link, "large", large)
             assert await link.alone("k", [Call(("GET", "k"))], 1.0) == [b"v"]
+        told: list[str] = []
         for url, words in (
             (f"rediss://{HOST}:{server.port}", "certificate that is not accepted"),
             (f"redis://{HOST}:{server.port}", "connection"),
@@ -170,8 +171,9 @@ async def test_a_server_behind_tls_is_reached_by_those_who_trust_its_authority(
             link = Link(url, now=time.monotonic, spawn=Background().spawn, deadline=0.5)
             assert not await link.probe()
             assert words in link.trouble
+            told.append(link.trouble)
             await link.close()
-    assert not caplog.records
+    assert caplog.messages == told, "nobody else has anything to say"
 
 
 async def test_a_user_logs_in_and_what_is_not_permitted_is_the_caller_s_error() -> None:
@@ -203,6 +205,8 @@ async def test_a_wrong_password_is_said_without_it(userinfo: str, words: str, ca
         link = Link(f"redis://{userinfo}{HOST}:{it.port}", now=time.monotonic, spawn=Background().spawn, deadline=0.5)
         assert not await link.probe()
         assert words in link.trouble
+        assert caplog.record_tuples == [("proxy.edges.redis_link", logging.WARNING, link.trouble)]
+        assert link.counters.failed_connects == 1
         with pytest.raises(Unreachable) as caught:
             await link.command("k", "GET", "k")
         assert "hunter" not in f"{link.trouble}{caught.value}{link!r}{vars(link)!r}{caplog.text}"
