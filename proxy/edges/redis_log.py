@@ -49,9 +49,9 @@ class CorrectedClock(Clock, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LogState:
-    """For whoever watches. `blind_seconds`: how long nobody has vouched for the log being complete, 0 while somebody
-    does. `lag_seconds`: for how long a record has been known to be missing. `outbox`: targets that the others have
-    still to be told of. `instances`: alive, this one included.
+    """For whoever watches. `blind_seconds`: how long nobody has vouched for the log being complete, since the start
+    at most; 0 while somebody does. `lag_seconds`: for how long a record has been known to be missing. `outbox`: targets
+    that the others have still to be told of. `instances`: alive, this one included.
     """
 
     reachable: bool
@@ -101,7 +101,7 @@ class RedisLog:
         self._link, self._log, self._clock, self._spawn = link, log, clock, spawn
         self._instance, self._on_applied, self._on_word = instance, on_applied, on_word
         self._on_hearing = on_hearing
-        self._follower = Follower(log, max_blind)
+        self._follower = Follower(log, max_blind, clock.now())
         self._outbox = Outbox()
         self._turn = asyncio.Event()  # the next attempt to empty it is over
         self._sending: asyncio.Task[None] | None = None
@@ -159,13 +159,12 @@ class RedisLog:
 
     def state(self) -> LogState:
         """How things are."""
-        blind = max(0.0, self._clock.now() - self._log.trusted_until)
-        follower = self._follower
+        follower, now = self._follower, self._clock.now()
         return LogState(
             reachable=self._link.reaches(self._layout.log),
             trouble=self._link.trouble or self._complaint,
-            blind_seconds=blind,
-            lag_seconds=follower.missing_for(self._clock.now()),
+            blind_seconds=follower.blind_for(now),
+            lag_seconds=follower.missing_for(now),
             epoch=follower.epoch,
             number=follower.number,
             outbox=len(self._outbox),
@@ -407,7 +406,7 @@ class RedisLog:
             self._complaint = ""
             self._send_soon()
         elif self._follower.behind:
-            self._follower.lose()
+            self._follower.lose(self._clock.now())
         return good
 
     def _complain(self, error: Exception) -> None:

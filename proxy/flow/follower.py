@@ -72,13 +72,16 @@ class Heard(Enum):
 
 class Follower:
     """Where this instance stands in the shared log: `number` of the last record applied in `epoch`, `mark` is its
-    batch's id. `window`: seconds for which an answer is trusted, from when it was asked for.
+    batch's id. `window`: seconds for which an answer is trusted, from when it was asked for; `since`: when it began.
     """
 
-    __slots__ = ("_log", "_missing", "_offset", "_recent", "epoch", "gaps", "mark", "number", "restarts", "window")
+    __slots__ = (
+        *("_blind_since", "_log", "_missing", "_offset", "_recent"),
+        *("epoch", "gaps", "mark", "number", "restarts", "window"),
+    )
 
-    def __init__(self, log: InvalidationLog, window: float) -> None:
-        self._log, self.window = log, window
+    def __init__(self, log: InvalidationLog, window: float, since: float = 0.0) -> None:
+        self._log, self.window, self._blind_since = log, window, since
         self.epoch, self.number, self.mark = "", 0, "-"
         self.gaps = self.restarts = 0  # how often what came before was not to be read, or was of another log
         self._offset: float | None = None  # seconds from our monotonic clock to the log's
@@ -93,6 +96,11 @@ class Follower:
     def missing_for(self, now: float) -> float:
         """Seconds since that was heard of, 0 where nothing is."""
         return 0.0 if self._missing is None else max(0.0, now - self._missing)
+
+    def blind_for(self, now: float) -> float:
+        """Seconds for which nobody has vouched for the log, 0 while somebody does."""
+        until = self._log.trusted_until
+        return 0.0 if now < until else now - (until or self._blind_since)
 
     def hear(self, batch: Batch, now: float) -> Heard:
         """Take a message, or the answer to an append of our own."""
@@ -139,9 +147,11 @@ class Follower:
         self._log.trusted_until = max(self._log.trusted_until, sent + self.window)
         return True, applied
 
-    def lose(self) -> None:
+    def lose(self, now: float) -> None:
         """Something is known to be missing, and the log cannot be asked for it: nothing is trusted from now on."""
-        self._log.trusted_until = 0.0
+        if self._log.trusted_until:
+            self._blind_since = min(self._log.trusted_until, now)
+        self._log.trusted_until = 0.0  # not `now`: a request may go by a time that it took a moment ago
 
     def _stand(self, epoch: str, number: int, mark: str) -> None:
         self.epoch, self.number, self.mark = epoch, number, mark

@@ -272,6 +272,7 @@ async def test_starting_without_redis_works_and_goes_on_when_it_is_there(server:
             assert not a.serves(a.entry("x"))
             assert not a.told.state().reachable
             assert a.told.state().trouble
+            assert 0 < a.told.state().blind_seconds < 60, "since it began"
             await relay.restore()
             await a.caught_up()
             assert a.told.state().reachable

@@ -72,8 +72,24 @@ def test_trust_never_shrinks_by_an_answer_and_ends_when_a_gap_cannot_be_read() -
     assert log.trusted_until == 40.0
     one.take(Answer(0.0, Found.KNOWN, "E", 7, "b7", 7, []), 5.0, 11.0)
     assert log.trusted_until == 40.0
-    one.lose()
+    one.lose(12.0)
     assert log.trusted_until == 0.0
+
+
+def test_who_is_blind_counts_from_when_trust_ended_or_from_the_start() -> None:
+    log = InvalidationLog(shared=True)
+    one = Follower(log, 30.0, 1000.0)
+    assert one.blind_for(1000.5) == 0.5
+    one.lose(1001.0)
+    assert one.blind_for(1002.0) == 2.0, "it was blind before"
+    one.take(Answer(0.0, Found.OTHER, "E", 7, "b7", 7, []), 1010.0, 1010.0)
+    assert [one.blind_for(now) for now in (1010.0, 1039.5, 1040.0, 1041.0)] == [0.0, 0.0, 0.0, 1.0]
+    one.lose(1050.0)
+    assert one.blind_for(1051.0) == 11.0, "trust had run out by itself"
+    one.take(Answer(0.0, Found.KNOWN, "E", 7, "b7", 7, []), 1060.0, 1060.0)
+    for again in (1070.0, 1070.5):
+        one.lose(again)
+    assert one.blind_for(1071.0) == 1.0
 
 
 def test_an_answer_that_took_long_does_not_tell_the_time() -> None:
