@@ -1,5 +1,7 @@
 """The access log: one JSON object a line, in batches, from a buffer that drops rather than stalls.
 
+docs/reasons.md has the members of a line; `cache` is the word of the metrics and `fwd` that of Cache-Status.
+
 The loop only makes lines and appends them to a list. Every tenth of a second what is there goes to
 a thread, which is the one that waits when the pipe behind standard output is full.
 
@@ -22,6 +24,7 @@ from typing import Final
 import orjson
 
 from proxy.flow.ports import Asked, Outcome
+from proxy.flow.tally import Result, result_of
 from proxy.rules.message import Reason, Request
 
 CAPACITY: Final = 16 << 20  # bytes waiting to be written; lines beyond are dropped and counted
@@ -63,11 +66,13 @@ class AccessLog:
         account = outcome.account
         more = {
             "status": outcome.status,
-            "cache": "hit" if account.ttl is not None else account.fwd.value if account.fwd is not None else "none",
+            "cache": result_of(account).value,
             "reason": account.reason.value,
             "duration_ms": round(outcome.seconds * 1000, 3),
             "bytes": outcome.sent,
         }
+        if account.fwd is not None:
+            more["fwd"] = account.fwd.value
         if account.collapsed:
             more["collapsed"] = True
         if account.stored:
@@ -86,7 +91,7 @@ class AccessLog:
 
     def refused(self, peer: str, status: int, reason: Reason) -> None:
         """Append a request that was refused before it could be read."""
-        more = {"client": peer, "status": status, "cache": "none", "reason": reason.value}
+        more = {"client": peer, "status": status, "cache": Result.REFUSED.value, "reason": reason.value}
         self._append(b'{"time":"%b",%b}\n' % (self._stamp(), _members(more)))
 
     def _stamp(self) -> bytes:

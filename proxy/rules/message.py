@@ -41,7 +41,10 @@ class Fwd(Enum):
 
 @unique
 class Reason(Enum):
-    """Everything there is to say about why: one enum for headers, logs, metrics and `explain`."""
+    """Everything there is to say about why: one enum for headers, logs, metrics and `explain`.
+
+    docs/reasons.md has what each means, and what to do about it.
+    """
 
     # Served without waiting for the upstream.
     HIT = "hit"

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from proxy.admin.problems import Mistake, Refusal, Trouble
+from tests.documents import listed
 
 
 @pytest.mark.parametrize("trouble", Trouble)
@@ -16,6 +17,10 @@ def test_every_trouble_is_a_problem_document_with_its_status(trouble: Trouble) -
     assert said["type"].startswith("urn:readthrough:error:")
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.headers["Retry-After"] == "1"
+
+
+def test_every_type_is_explained_once_and_no_other() -> None:
+    assert sorted(listed("reasons.md", "Errors of the admin listener")) == sorted(kind.value[0] for kind in Trouble)
 
 
 def test_no_two_troubles_have_one_type() -> None:

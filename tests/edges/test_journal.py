@@ -23,6 +23,7 @@ from proxy.flow.site import Asked, Site
 from proxy.rules.message import Fwd, Reason
 from proxy.rules.report import Account
 from proxy.rules.wire import parse_request
+from tests.documents import listed
 from tests.edges.kit import PATIENCE, get, turns, until
 
 WALL: Final = 1_700_000_000.25
@@ -125,27 +126,45 @@ HIT = {
     [
         (outcome(), {}),
         (outcome(account=Account(Reason.HIT, ttl=0)), {}),
-        (outcome(account=Account(Reason.MAX_STALE, ttl=-3)), {"reason": "max-stale"}),
+        (outcome(account=Account(Reason.MAX_STALE, ttl=-3)), {"cache": "stale", "reason": "max-stale"}),
         (
-            outcome(account=Account(Reason.NOT_STORED, fwd=Fwd.URI_MISS, fwd_status=200, stored=True)),
-            {"cache": "uri-miss", "reason": "not-stored", "stored": True},
+            outcome(account=Account(Reason.STALE_IF_ERROR, fwd=Fwd.STALE, fwd_status=503)),
+            {"cache": "stale", "fwd": "stale", "reason": "stale-if-error"},
         ),
         (
-            outcome(account=Account(Reason.EXPIRED, fwd=Fwd.STALE, collapsed=True)),
-            {"cache": "stale", "reason": "expired", "collapsed": True},
+            outcome(account=Account(Reason.CONNECT, fwd=Fwd.URI_MISS), status=502),
+            {"cache": "error", "fwd": "uri-miss", "reason": "connect", "status": 502},
+        ),
+        (
+            outcome(account=Account(Reason.NOT_STORED, fwd=Fwd.URI_MISS, fwd_status=200, stored=True)),
+            {"cache": "miss", "fwd": "uri-miss", "reason": "not-stored", "stored": True},
+        ),
+        (
+            outcome(account=Account(Reason.EXPIRED, fwd=Fwd.STALE, fwd_status=304, collapsed=True)),
+            {"cache": "revalidated", "fwd": "stale", "reason": "expired", "collapsed": True},
         ),
         (
             outcome(account=Account(Reason.NO_ROUTE), route=None, status=404),
-            {"cache": "none", "reason": "no-route", "route": None, "status": 404},
+            {"cache": "refused", "reason": "no-route", "route": None, "status": 404},
         ),
         (outcome(complete=False), {"complete": False}),
     ],
-    ids=["hit", "hit at its last moment", "stale", "stored", "collapsed", "no route", "cut"],
+    ids=["hit", "hit at its last moment", "stale", "bridged", "failed", "stored", "collapsed", "no route", "cut"],
 )
 async def test_a_line_says_how_an_exchange_went(told: Outcome, said: dict[str, Any]) -> None:
     with piped() as here:
         here.log.record(told)
         assert here.lines() == [HIT | said]
+
+
+async def test_every_member_of_a_line_is_explained_and_no_other() -> None:
+    everything = Account(Reason.NOT_STORED, fwd=Fwd.URI_MISS, fwd_status=200, stored=True, collapsed=True)
+    with piped() as here:
+        here.log.record(outcome(account=everything, complete=False))
+        here.log.refused(PEER, 400, Reason.MALFORMED)
+        line, refused = here.lines()
+    assert sorted(listed("reasons.md", "A line of the access log")) == sorted(line)
+    assert refused.keys() <= line.keys()
 
 
 def read(*headers: str, target: str = "/a?b", host: str = "a.test") -> Asked:
@@ -289,7 +308,7 @@ async def test_a_request_that_was_refused_has_a_line_too() -> None:
     with piped(lambda: 0.0) as here:
         here.log.refused("::1", 400, Reason.MALFORMED)
         time = "1970-01-01T00:00:00.000+00:00"
-        line = {"time": time, "client": "::1", "status": 400, "cache": "none", "reason": "malformed"}
+        line = {"time": time, "client": "::1", "status": 400, "cache": "refused", "reason": "malformed"}
         assert here.lines() == [line]
 
 

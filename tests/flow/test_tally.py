@@ -6,6 +6,7 @@ from proxy.flow import exchange
 from proxy.flow.tally import BOUNDS, Histogram, Labels, Method, Result, Source, Tallies, method_of, result_of
 from proxy.rules.message import Fwd, Reason
 from proxy.rules.report import Account
+from tests.documents import listed
 from tests.flow.kit import FRESH, STALEABLE, FakeClient, World, request
 
 RESULTS = {
@@ -36,6 +37,10 @@ RESULTS = {
 @pytest.mark.parametrize(("account", "result"), RESULTS.items(), ids=[account.cache_status() for account in RESULTS])
 def test_an_account_in_one_word(account: Account, result: Result) -> None:
     assert result_of(account) is result
+
+
+def test_every_word_is_explained_once_and_no_other() -> None:
+    assert sorted(listed("reasons.md", "What cache says")) == sorted(result.value for result in Result)
 
 
 def test_there_is_an_account_for_every_word() -> None:

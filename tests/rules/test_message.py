@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from proxy.rules.admit import INLINE, complete
 from proxy.rules.message import Entry, Fwd, Head, Headers, Reason, Terms, fold, read_head, shared
 from proxy.rules.policy import Policy
+from tests.documents import listed
 from tests.rules.build import BODY, PLAIN, WALL, bare, brief, date, head, lines, request
 
 names = st.sampled_from(["A", "a", "B", "Set-Cookie", "set-cookie"])
@@ -61,6 +62,11 @@ def test_every_word_can_stand_as_a_token_and_means_one_thing(words: Iterable[Enu
 
 def test_every_reason_is_called_by_its_word() -> None:
     assert all(reason.value == reason.name.lower().replace("_", "-") for reason in Reason)
+
+
+@pytest.mark.parametrize(("section", "words"), [("Reasons", Reason), ("What fwd says", Fwd)])
+def test_every_word_is_explained_once_and_no_other(section: str, words: Iterable[Enum]) -> None:
+    assert sorted(listed("reasons.md", section)) == sorted(word.value for word in words)
 
 
 def test_the_reasons_to_go_forward_are_those_of_rfc_9211() -> None:
