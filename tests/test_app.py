@@ -677,7 +677,7 @@ async def test_a_request_is_explained_by_what_is_stored_and_configured_now(monke
     monkeypatch.setattr(module, "Clock", FakeClock)
     async with api() as upstream, running(settings(upstream.url)) as app, client(app) as session:
         question = b'{"url": "http://a.test/kept"}'
-        assert (await asked_of(app, "/explain", question))["answer"]["reason"] == "not-stored"
+        assert (await asked_of(app, "/explain", question))["answer"]["reason"] == "absent"
         session.ask("/kept")
         await session.answer()
         session.ask("/kept")

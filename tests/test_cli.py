@@ -483,7 +483,7 @@ async def test_an_explanation_is_data_for_scripts() -> None:
     async with World() as w, explaining(w) as here:
         code, out, err = await explain("http://example.com/a", "--json", "--admin", f"127.0.0.1:{here.port}")
         assert (code, err) == (0, "")
-        assert json.loads(out)["answer"]["reason"] == "not-stored"
+        assert json.loads(out)["answer"]["reason"] == "absent"
 
 
 async def test_what_cannot_be_explained_is_2_and_says_why() -> None:

@@ -120,7 +120,7 @@ def _judge(
     if "no-store" in wishes:
         return Fetch(Fwd.REQUEST, Reason.REQUEST_NO_STORE, keep=False)
     if entry is None:
-        fwd, reason = (Fwd.VARY_MISS, Reason.VARIANT) if held else (Fwd.URI_MISS, Reason.NOT_STORED)
+        fwd, reason = (Fwd.VARY_MISS, Reason.VARIANT) if held else (Fwd.URI_MISS, Reason.ABSENT)
         return Fetch(fwd, reason, shared=get, fresh="no-cache" in wishes)
     if "no-cache" in wishes:
         return Fetch(Fwd.REQUEST, Reason.REQUEST_NO_CACHE, shared=get, fresh=True, base=entry)

@@ -65,7 +65,7 @@ class Reason(Enum):
     REQUEST_MIN_FRESH = "request-min-fresh"
     ONLY_IF_CACHED = "only-if-cached"
     # Nothing stored may answer.
-    NOT_STORED = "not-stored"
+    ABSENT = "absent"
     VARIANT = "variant"
     EXPIRED = "expired"
     MUST_VALIDATE = "must-validate"

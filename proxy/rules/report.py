@@ -12,7 +12,7 @@ from proxy.rules.message import Fwd, Headers, Reason
 _SILENT: Final = frozenset(
     {
         Reason.HIT,
-        Reason.NOT_STORED,
+        Reason.ABSENT,
         Reason.VARIANT,
         Reason.EXPIRED,
         Reason.METHOD,

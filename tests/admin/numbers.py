@@ -107,7 +107,7 @@ def sources(routes: int = 1, memory: Memory | None = None) -> Sources:
         tallies.hit(tallies.of_plain(route, "GET", 200), "http://a/", 1000, 10, 0.25)
         for account in (
             Account(Reason.EXPIRED, None, Fwd.STALE, 304),
-            Account(Reason.NOT_STORED, None, Fwd.URI_MISS, 200, collapsed=True),
+            Account(Reason.ABSENT, None, Fwd.URI_MISS, 200, collapsed=True),
             Account(Reason.CACHE_OFF, None, Fwd.BYPASS, 200),
             Account(Reason.CONNECT, None, Fwd.URI_MISS),
             Account(Reason.STALE_IF_ERROR, None, Fwd.STALE, 503),

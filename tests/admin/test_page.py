@@ -106,7 +106,7 @@ async def test_limits_are_on_it() -> None:
             "  Retry-After   2",
         ]
         assert part(said, "Limits") == [
-            "  pays       for asking the upstream: not-stored",
+            "  pays       for asking the upstream: absent",
             "  all        1 of 3 left, 0.5 more a second; it costs 2: refused: to wait 2 s",
             "             of 192.0.2.1, by ip",
             "  day        98 of 100 left, 0.01 more a second; it costs 2: passes",

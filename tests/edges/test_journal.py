@@ -136,8 +136,8 @@ HIT = {
             {"cache": "error", "fwd": "uri-miss", "reason": "connect", "status": 502},
         ),
         (
-            outcome(account=Account(Reason.NOT_STORED, fwd=Fwd.URI_MISS, fwd_status=200, stored=True)),
-            {"cache": "miss", "fwd": "uri-miss", "reason": "not-stored", "stored": True},
+            outcome(account=Account(Reason.ABSENT, fwd=Fwd.URI_MISS, fwd_status=200, stored=True)),
+            {"cache": "miss", "fwd": "uri-miss", "reason": "absent", "stored": True},
         ),
         (
             outcome(account=Account(Reason.EXPIRED, fwd=Fwd.STALE, fwd_status=304, collapsed=True)),
@@ -158,7 +158,7 @@ async def test_a_line_says_how_an_exchange_went(told: Outcome, said: dict[str, A
 
 
 async def test_every_member_of_a_line_is_explained_and_no_other() -> None:
-    everything = Account(Reason.NOT_STORED, fwd=Fwd.URI_MISS, fwd_status=200, stored=True, collapsed=True)
+    everything = Account(Reason.ABSENT, fwd=Fwd.URI_MISS, fwd_status=200, stored=True, collapsed=True)
     with piped() as here:
         here.log.record(outcome(account=everything, complete=False))
         here.log.refused(PEER, 400, Reason.MALFORMED)

@@ -148,10 +148,10 @@ async def test_a_miss_is_a_request_with_a_look_up_a_flight_and_the_call_that_thi
                 "network.protocol.version": "1.1",
                 "readthrough.route": "all",
                 "readthrough.cache": "miss",
-                "readthrough.reason": "not-stored",
+                "readthrough.reason": "absent",
                 "readthrough.stored": True,
             }
-            assert attributes(look) == {"readthrough.outcome": "not-stored"}
+            assert attributes(look) == {"readthrough.outcome": "absent"}
             assert attributes(flight) == {"readthrough.outcome": "stored"}
             assert attributes(call) == {
                 "http.request.method": "GET",

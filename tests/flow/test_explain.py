@@ -160,7 +160,7 @@ def hit(name: str, *acts: Act_, **more: Any) -> Row:  # noqa: ANN401 - fields of
 
 
 def miss(name: str, *acts: Act_, **more: Any) -> Row:  # noqa: ANN401 - fields of Row
-    return Row(name, "fetch uri-miss not-stored lead", acts, **more)
+    return Row(name, "fetch uri-miss absent lead", acts, **more)
 
 
 def cc(value: str) -> tuple[str, ...]:
@@ -278,7 +278,7 @@ ROWS: Final = (
     hit("a directive that nobody knows changes nothing", stored(FRESH), asking=cc("please")),
     # Methods, bodies, conditions.
     Row("a stored GET answers HEAD", "serve 200 hit", (stored(FRESH),), method="HEAD"),
-    Row("a HEAD that nothing is stored for goes alone", "fetch uri-miss not-stored alone", method="HEAD"),
+    Row("a HEAD that nothing is stored for goes alone", "fetch uri-miss absent alone", method="HEAD"),
     Row(
         "so does one of what is stale, and nothing is validated by it",
         "fetch stale expired alone",
@@ -310,7 +310,7 @@ ROWS: Final = (
     Row("a range", "serve 206 hit", (stored(FRESH),), ("Range: bytes=0-1",)),
     Row("a range behind the end", "serve 416 hit", (stored(FRESH),), ("Range: bytes=9-",)),
     hit("a range of something else is the whole", stored(FRESH, ETAG), asking=("Range: bytes=0-1", 'If-Range: "2"')),
-    Row("a range that is not stored", "fetch uri-miss not-stored lead", (), ("Range: bytes=0-1",)),
+    Row("a range that is not stored", "fetch uri-miss absent lead", (), ("Range: bytes=0-1",)),
     Row("a stored error is served as such", "serve 404 hit", (asked(status=404),)),
     # Who asks.
     hit("the upstream's own word is for everybody", stored(FRESH), asking=("Cookie: a=1",)),
@@ -337,7 +337,7 @@ ROWS: Final = (
     ),
     Row(
         "Authorization may find out",
-        "fetch uri-miss not-stored lead",
+        "fetch uri-miss absent lead",
         (),
         ("Authorization: Bearer x",),
         told=Reason.AUTHORIZATION,
@@ -393,17 +393,17 @@ ROWS: Final = (
         (stored(STALEABLE), later(70), failed("Cache-Control: no-cache")),
     ),
     # In the air.
-    Row("a fetch in the air is joined", "fetch uri-miss not-stored join", (flying(),)),
+    Row("a fetch in the air is joined", "fetch uri-miss absent join", (flying(),)),
     Row(
         "no-cache joins only what begins after it",
-        "fetch uri-miss not-stored lead",
+        "fetch uri-miss absent lead",
         (flying(), later(1)),
         cc("no-cache"),
     ),
-    Row("what a purge has overtaken is not joined", "fetch uri-miss not-stored lead", (flying(), purged())),
-    Row("who says who they are joins nobody else", "fetch uri-miss not-stored lead", (flying(),), ("Cookie: a=1",)),
-    Row("nor what is being answered for somebody alone", "fetch uri-miss not-stored alone", (streaming(401),)),
-    Row("an error is shared once", "fetch uri-miss not-stored join", (streaming(503),), told=Reason.UPSTREAM_ERROR),
+    Row("what a purge has overtaken is not joined", "fetch uri-miss absent lead", (flying(), purged())),
+    Row("who says who they are joins nobody else", "fetch uri-miss absent lead", (flying(),), ("Cookie: a=1",)),
+    Row("nor what is being answered for somebody alone", "fetch uri-miss absent alone", (streaming(401),)),
+    Row("an error is shared once", "fetch uri-miss absent join", (streaming(503),), told=Reason.UPSTREAM_ERROR),
     Row(
         "one of the same variant is joined",
         "fetch vary-miss variant join",
@@ -520,7 +520,7 @@ ROWS: Final = (
         "with too much under way", "refuse 503 concurrency-limited", (flying(),), target="/b", gate=GateRule(1, 0, 1.5)
     ),
     hit("a hit needs no place", stored(FRESH), asked(*cc("no-cache")), gate=GateRule(1, 0)),
-    Row("a place that is left is free", "fetch uri-miss not-stored lead", (asked(),), target="/b", gate=GateRule(1, 0)),
+    Row("a place that is left is free", "fetch uri-miss absent lead", (asked(),), target="/b", gate=GateRule(1, 0)),
     Row(
         "a busy upstream is spared", "refuse 503 upstream-busy", (flying(),), target="/b", upstream_gate=GateRule(1, 0)
     ),
@@ -532,7 +532,7 @@ ROWS: Final = (
     ),
     Row(
         "nobody who joins needs a place there",
-        "fetch uri-miss not-stored join",
+        "fetch uri-miss absent join",
         (flying(),),
         upstream_gate=GateRule(1, 0),
     ),

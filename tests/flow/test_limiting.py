@@ -44,7 +44,7 @@ async def test_the_bucket_is_told_with_what_the_plan_costs() -> None:
         miss, hit = step(explained(w, target="/b")), step(explained(w))
         assert miss is not None
         assert hit is not None
-        assert (miss.pays, miss.reason, hit.pays, hit.reason) == (Pays.MISS, Reason.NOT_STORED, Pays.HIT, Reason.HIT)
+        assert (miss.pays, miss.reason, hit.pays, hit.reason) == (Pays.MISS, Reason.ABSENT, Pays.HIT, Reason.HIT)
         assert miss.buckets == (
             Bucket("all", "ip", ME, 0.5, 3.0, 1.0, 2.0, passes=False, wait=2.0, over_limit=OverLimit.REJECT),
         )

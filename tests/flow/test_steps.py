@@ -132,4 +132,4 @@ async def test_a_route_that_does_not_listen_changes_nothing_for_any() -> None:
 
 async def test_a_wish_where_nothing_is_stored_has_nothing_to_compare_with() -> None:
     found = client(request("Cache-Control: max-age=5"), None, PLAIN, 0.0, held=False)
-    assert found.wishes == (Wish("max-age=5", 5, None, Reason.NOT_STORED, changes=False),)
+    assert found.wishes == (Wish("max-age=5", 5, None, Reason.ABSENT, changes=False),)

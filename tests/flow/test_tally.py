@@ -17,7 +17,7 @@ RESULTS = {
     Account(Reason.STALE_IF_ERROR, None, Fwd.STALE, 503): Result.STALE,
     Account(Reason.STALE_IF_ERROR, None, Fwd.STALE): Result.STALE,
     Account(Reason.EXPIRED, None, Fwd.STALE, 304): Result.REVALIDATED,
-    Account(Reason.NOT_STORED, None, Fwd.URI_MISS, 200): Result.MISS,
+    Account(Reason.ABSENT, None, Fwd.URI_MISS, 200): Result.MISS,
     Account(Reason.REQUEST_NO_CACHE, None, Fwd.REQUEST, 200): Result.MISS,
     Account(Reason.CACHE_OFF, None, Fwd.BYPASS, 304): Result.BYPASS,
     Account(Reason.METHOD, None, Fwd.METHOD, 201): Result.BYPASS,

@@ -123,13 +123,13 @@ def test_what_a_fresh_entry_answers(asked: Request) -> None:
 @pytest.mark.parametrize(
     ("held", "asked", "expected"),
     [
-        pytest.param(False, request(), Fetch(Fwd.URI_MISS, Reason.NOT_STORED, shared=True), id="nothing under the key"),
+        pytest.param(False, request(), Fetch(Fwd.URI_MISS, Reason.ABSENT, shared=True), id="nothing under the key"),
         pytest.param(True, request(), Fetch(Fwd.VARY_MISS, Reason.VARIANT, shared=True), id="another variant (4.1)"),
-        pytest.param(False, request(method="HEAD"), Fetch(Fwd.URI_MISS, Reason.NOT_STORED), id="a HEAD leads nobody"),
+        pytest.param(False, request(method="HEAD"), Fetch(Fwd.URI_MISS, Reason.ABSENT), id="a HEAD leads nobody"),
         pytest.param(
             False,
             wish("no-cache"),
-            Fetch(Fwd.URI_MISS, Reason.NOT_STORED, shared=True, fresh=True),
+            Fetch(Fwd.URI_MISS, Reason.ABSENT, shared=True, fresh=True),
             id="no-cache joins only what begins after it (RFC 9111 5.2.1.4)",
         ),
         pytest.param(
@@ -328,7 +328,7 @@ BYPASS: Final = Fetch(Fwd.BYPASS, Reason.CREDENTIALS)
             GRANTED, Policy(default_ttl=3600, share_credentials=True), Serve(GRANTED, Reason.HIT), id="unless shared"
         ),
         pytest.param(
-            None, PLAIN, Fetch(Fwd.URI_MISS, Reason.NOT_STORED, shared=True), id="without TTLs they miss as all do"
+            None, PLAIN, Fetch(Fwd.URI_MISS, Reason.ABSENT, shared=True), id="without TTLs they miss as all do"
         ),
     ],
 )

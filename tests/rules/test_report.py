@@ -32,13 +32,13 @@ MEMBER: Final = re.compile(
             id="stale, as was asked for",
         ),
         pytest.param(
-            Account(Reason.NOT_STORED, None, Fwd.URI_MISS, 200, stored=True),
+            Account(Reason.ABSENT, None, Fwd.URI_MISS, 200, stored=True),
             "fwd=uri-miss; fwd-status=200; stored",
             XCache.MISS,
             id="a miss (RFC 9211 2.2 to 2.6)",
         ),
         pytest.param(
-            Account(Reason.NOT_STORED, None, Fwd.URI_MISS, 200, stored=True, collapsed=True),
+            Account(Reason.ABSENT, None, Fwd.URI_MISS, 200, stored=True, collapsed=True),
             "fwd=uri-miss; fwd-status=200; stored; collapsed",
             XCache.MISS,
             id="a follower (RFC 9211 2.7)",
