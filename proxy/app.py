@@ -222,7 +222,7 @@ class App:
         self.shared.trust(fresh.trusted_proxies)
         self.shared.heads.forget()
         _log.info("configuration reloaded")
-        upstreams, limits = self.sites.retire(fresh)  # nothing new comes to these; what is under way may end
+        upstreams, limits = self.sites.retire(fresh)  # no new request comes to these; those under way may end
         for upstream in upstreams:
             self.background.spawn(upstream.origin.retire(), "retire")
         for buckets in limits:

@@ -26,6 +26,7 @@ from proxy.edges.connection import Connection
 from proxy.flow.invalidation import Kind
 from proxy.rules.limits import Limits
 from proxy.rules.policy import Policy
+from proxy.rules.quota import GateRule
 from proxy.rules.routes import Match, Route
 from proxy.settings import Admin, ServerTls, Settings, Shutdown, Upstream, UpstreamTls
 from tests.e2e.process import free_port
@@ -577,6 +578,26 @@ async def test_a_request_that_waits_for_a_connection_to_an_upstream_that_is_gone
             two.gate.set()
             assert (await first.answer())[2] == "two/slow"
             assert (await second.answer())[2] == "two/x"
+            await until(lambda: two.open == 0)
+
+
+async def test_a_request_that_waits_at_its_route_s_gate_is_answered_by_an_upstream_that_is_gone() -> None:
+    async with api("one") as one, api("two") as two:
+        configured = settings(one.url, two.url)
+        gate = GateRule(requests=1, queue=9, wait=PATIENCE)
+        configured = replace(configured, routes=(Route("two", Match(path="/*"), "u1", Policy(), gate=gate),))
+        without = settings(one.url, listen=configured.listen, admin=configured.admin)
+        async with running(configured) as app, client(app) as first, client(app) as second, client(app) as third:
+            first.ask("/slow")
+            await until(lambda: two.asked)
+            second.ask("/x")
+            third.ask("/y")
+            (_, gates), *_ = app.sites.gates
+            await until(lambda: (seen := gates.gate("127.0.0.1")) is not None and seen.waiting == 2)
+            await app.reload(lambda: without)
+            two.gate.set()
+            answers = [(await session.answer())[2] for session in (first, second, third)]
+            assert answers == ["two/slow", "two/x", "two/y"]
             await until(lambda: two.open == 0)
 
 

@@ -57,7 +57,7 @@ class HttpOrigin:
         self._connect_timeout = connect_timeout
         self.timeout, self.body_timeout, self.spawn = timeout, body_timeout, spawn
         self._slots = asyncio.Semaphore(max_connections)
-        self._connector = Connector()
+        self._connector = Connector(keeps=True)
         # What the connector asks of a request is only where to connect to.
         self._destination = aiohttp.ClientRequest(
             "GET",
@@ -181,11 +181,15 @@ class HttpOrigin:
             self._quiet.set()
 
     async def retire(self) -> None:
-        """Close once every answer is closed; nobody makes new calls."""
+        """Close all connections once every answer is closed, and keep none from then on.
+
+        Who was sent here before still may come, even seconds later, and is served. Nobody needs to close this again.
+        """
         while self._calls:
             self._quiet.clear()
             await self._quiet.wait()
-        await self.close()
+        kept, self._connector = self._connector, Connector(keeps=False)
+        await kept.close()
 
     async def close(self) -> None:
         """Close all connections; answers still open are cut."""

@@ -65,12 +65,12 @@ class UpstreamWire(ResponseHandler):
 
 
 class Connector(aiohttp.TCPConnector):
-    """Makes such connections, keeps those that are free, and bounds nothing."""
+    """Makes such connections, keeps those that are free, or closes them, and bounds nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps: bool) -> None:
         # The origin counts connections itself: this limit forgets to pass a freed place on when
         # the one it was given to is cancelled at that moment.
-        super().__init__(limit=0, keepalive_timeout=IDLE_SECONDS)
+        super().__init__(limit=0, keepalive_timeout=IDLE_SECONDS if keeps else None, force_close=not keeps)
         self._factory = cast("partial[ResponseHandler]", partial(UpstreamWire, loop=asyncio.get_running_loop()))
 
 

@@ -90,7 +90,7 @@ class Origin(Protocol):
         ...
 
     async def retire(self) -> None:
-        """Close once every call has ended; nobody makes new ones."""
+        """Close every connection once all calls have ended; who comes later is served, and nothing kept for it."""
         ...
 
     async def fetch(self, call: Call) -> Answer:

@@ -24,6 +24,7 @@ from tests.edges.scripted import (
     once,
     pieces,
     post,
+    read,
     replies,
     server_context,
     settled,
@@ -336,6 +337,19 @@ async def test_closing_cuts_what_is_open() -> None:
         assert await failure(ending) is Reason.ABORTED
         answer.close()
         assert await failure(origin.fetch(get())) is Reason.CONNECT
+
+
+async def test_who_comes_to_one_that_has_retired_is_served_and_no_connection_is_kept() -> None:
+    async with upstream(replies(OK)) as up, client(up.url) as origin:
+        answer = await origin.fetch(get())
+        retiring = asyncio.ensure_future(origin.retire())
+        await asyncio.sleep(0)
+        assert await read(answer) == b"ok"
+        await retiring
+        for connections in (2, 3):
+            assert await ask(origin) == (200, b"ok")
+            assert len(up.peers) == connections
+        await settled(lambda: all(peer.reader.at_eof() for peer in up.peers))
 
 
 @pytest.mark.parametrize("case", cases(globals()), ids=lambda case: case.__name__)
