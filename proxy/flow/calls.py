@@ -1,13 +1,13 @@
-"""Calls upstream: through the breaker and the gate of the upstream, counted, and told of where they fail."""
+"""Calls upstream: through the gate and the breaker of the upstream, counted, and told of where they fail."""
 
 import logging
 from functools import partial
 from typing import Final
 
 from proxy.flow import traced
-from proxy.flow.gate import Full, Gate
-from proxy.flow.ports import Answer, Call, Clock, Origin, OriginError
-from proxy.flow.site import Visit
+from proxy.flow.gate import Full
+from proxy.flow.ports import Answer, Call, Clock, OriginError
+from proxy.flow.site import Upstream, Visit
 from proxy.rules.message import Reason
 
 _log = logging.getLogger("readthrough")
@@ -26,18 +26,38 @@ class Calls:
 
     async def make(self, visit: Visit, call: Call) -> Answer:
         """One call for a visit, up to the head of its answer. Raises OriginError."""
-        upstream, began = visit.lane.upstream, self._now()
-        breaker = upstream.breaker
+        upstream = visit.lane.upstream
+        if not upstream.breaker.would_admit(self._now()):
+            raise _held_back(upstream)
+        if visit.span is None:
+            return await self._enter(upstream, call)
+        return await traced.called(visit.span, upstream, call, partial(self._enter, upstream))
+
+    async def _enter(self, upstream: Upstream, call: Call) -> Answer:
+        """Through the gate, which is left when the answer is closed."""
+        gate = upstream.gate
+        if gate is None:
+            return await self._fetch(upstream, call)
+        try:
+            await gate.enter()
+        except Full:
+            raise self._busy(upstream) from None
+        try:
+            answer = await self._fetch(upstream, call)
+        except BaseException:
+            gate.leave()
+            raise
+        answer.on_close = gate.leave
+        return answer
+
+    async def _fetch(self, upstream: Upstream, call: Call) -> Answer:
+        breaker, began = upstream.breaker, self._now()
+        # Behind the gate: it may have opened since, and who only waits is no probe.
         if not breaker.admits(began):
-            upstream.tally.held_back += 1
-            raise OriginError(Reason.BREAKER_OPEN)
+            raise _held_back(upstream)
         probe = breaker.open
         try:
-            if visit.span is None:
-                answer = await _fetch(upstream.origin, upstream.gate, call)
-            else:
-                fetch = partial(_fetch, upstream.origin, upstream.gate)
-                answer = await traced.called(visit.span, upstream, call, fetch)
+            answer = await upstream.origin.fetch(call)
         except OriginError as error:
             self._tell(upstream.name, error)
             if error.reason in _OUTAGES:
@@ -52,6 +72,11 @@ class Calls:
         upstream.tally.answered(answer.head.status, self._now() - began)
         return answer
 
+    def _busy(self, upstream: Upstream) -> OriginError:
+        error = OriginError(Reason.UPSTREAM_BUSY)
+        self._tell(upstream.name, error)
+        return error
+
     def _tell(self, upstream: str, error: OriginError) -> None:
         """Say why an upstream gives no answer, to whoever runs us; not once per request."""
         now, place = self._now(), (upstream, error.reason)
@@ -60,18 +85,6 @@ class Calls:
             _log.warning("upstream %s: %s", upstream, error)
 
 
-async def _fetch(origin: Origin, gate: Gate | None, call: Call) -> Answer:
-    """Through the gate, which is left when the answer is closed."""
-    if gate is None:
-        return await origin.fetch(call)
-    try:
-        await gate.enter()
-    except Full:
-        raise OriginError(Reason.UPSTREAM_BUSY) from None
-    try:
-        answer = await origin.fetch(call)
-    except BaseException:
-        gate.leave()
-        raise
-    answer.on_close = gate.leave
-    return answer
+def _held_back(upstream: Upstream) -> OriginError:
+    upstream.tally.held_back += 1
+    return OriginError(Reason.BREAKER_OPEN)

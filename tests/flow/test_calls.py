@@ -45,6 +45,46 @@ async def test_a_place_at_the_upstream_is_given_back_however_the_call_ends() -> 
         assert w.upstream_gate.inside == 0
 
 
+async def test_who_waited_at_the_gate_while_the_breaker_opened_is_held_back() -> None:
+    async with World(upstream_gate=GateRule(1, 5, 60.0), breaker=1) as w:
+        waiting = [w.ask(target=f"/{number}") for number in range(3)]
+        await w.idle()
+        w.last.fail(Reason.TIMEOUT)
+        await w.idle()
+        assert [client.status for client in waiting] == [504, 503, 503]
+        assert all(b"breaker-open" in client.got for client in waiting[1:])
+        assert len(w.calls) == 1
+        assert w.upstream_gate is not None
+        assert w.upstream_gate.inside == 0
+        assert w.exchange.site.lanes["all"].upstream.tally.held_back == 2
+
+
+async def test_of_those_at_the_gate_of_an_upstream_that_failed_the_first_inside_goes_to_see() -> None:
+    async with World(upstream_gate=GateRule(1, 5, 60.0), breaker=1) as w:
+        w.ask(target="/busy")
+        await w.idle()
+        w.breaker.failed(w.clock.at, probe=False)
+        w.clock.at += 5.0
+        gone, probe, behind = (w.ask(method="POST", target=f"/{name}") for name in ("gone", "probe", "behind"))
+        await w.idle()
+        gone.leave()
+        w.last.fail(Reason.DISCONNECTED)
+        await w.idle()
+        assert [call.call.target for call in w.calls] == ["/busy", "/probe"]
+        assert not w.breaker.would_admit(w.clock.at), "one is out"
+        w.last.fail(Reason.TIMEOUT)
+        await w.idle()
+        assert [probe.status, behind.status] == [504, 503]
+        assert len(w.calls) == 2
+        w.clock.at += 5.0
+        well = w.ask(target="/well")
+        await w.idle()
+        w.last.reply(FRESH, body=b"well")
+        await w.idle()
+        assert well.got == b"well"
+        assert not w.breaker.open
+
+
 async def test_answers_of_an_upstream_are_counted_by_class_even_where_a_stale_one_is_sent_instead() -> None:
     async with World() as w:
         tally = w.exchange.site.lanes["all"].upstream.tally
