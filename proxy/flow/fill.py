@@ -229,8 +229,11 @@ class Fill:
 
     async def _send(self, flight: Flight, visit: Visit, base: Entry | None) -> Answer:
         headers = self._headers(visit, narrow=False, base=base)
-        flight.asked = self._clock.now()
-        return await self._calls.make(visit, Call("GET", visit.request.target, headers))
+
+        def sent(now: float) -> None:
+            flight.asked = now
+
+        return await self._calls.make(visit, Call("GET", visit.request.target, headers), sent)
 
     def _give_up(self, lease: Lease | None, outcome: Alone | Broken | Apart) -> None:
         if lease is not None and self._shared is not None:
@@ -344,6 +347,11 @@ class Fill:
         request = visit.request
         asked, seq = self._clock.now(), self._log.position
         writes = visit.lane.policy.unsafe_invalidates and request.method not in SAFE_METHODS
+
+        def sent(now: float) -> None:
+            nonlocal asked
+            asked = now
+
         call = Call(
             request.method,
             request.target,
@@ -353,7 +361,7 @@ class Fill:
             upgrade=request.websocket,
         )
         try:
-            answer = await self._calls.make(visit, call)
+            answer = await self._calls.make(visit, call, sent)
         except (asyncio.CancelledError, ClientError, OriginError) as error:
             if writes and not (isinstance(error, OriginError) and error.reason in _NEVER_SENT):
                 await self._invalidate(visit, {})

@@ -78,7 +78,7 @@ class FlightMemory:
 class Flight:
     """One fetch. It is a subject of the invalidation log: `url`, `host`, `tags`, `seq`.
 
-    `asked` is when it was sent, in monotonic seconds; `task` does the fetching.
+    `asked` is when it was sent, in monotonic seconds, and infinite before that; `task` does the fetching.
     """
 
     task: asyncio.Task[None]

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.rules.message import Reason
 from proxy.rules.quota import GateRule
-from tests.flow.kit import FRESH, PLAIN, World
+from tests.flow.kit import ETAG, FRESH, PLAIN, FakeClient, World
 from tests.flow.test_limiter import fetched
 
 
@@ -83,6 +83,55 @@ async def test_of_those_at_the_gate_of_an_upstream_that_failed_the_first_inside_
         await w.idle()
         assert well.got == b"well"
         assert not w.breaker.open
+
+
+async def _busy(w: World, *waiting: FakeClient) -> None:
+    """Whoever waits behind the newest call has done so for 20 seconds, and the first of them goes."""
+    await w.idle()
+    assert not any(client.over for client in waiting)
+    w.clock.at += 20.0
+    w.last.reply("Cache-Control: no-store")
+    await w.idle()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_the_wait_at_the_gate_is_no_delay_of_the_upstream_s(method: str) -> None:
+    async with World(upstream_gate=GateRule(1, 5, 60.0)) as w:
+        await w.store("Cache-Control: max-age=60", ETAG)
+        tally = w.exchange.site.lanes["all"].upstream.tally
+        w.ask(target="/busy")
+        await w.idle()
+        await _busy(w, w.ask("Cache-Control: no-cache", method=method))
+        before = tally.durations.total
+        w.last.reply("Cache-Control: max-age=10", "Age: 0", ETAG, body=b"old")
+        await w.idle()
+        assert tally.durations.total == before, "it answered at once"
+        entry = w.stored()
+        assert entry is not None
+        assert entry.entry.fresh_until - w.clock.at == 10.0
+
+
+async def test_what_waits_at_the_gate_has_not_been_sent_and_may_be_joined_by_who_wants_it_anew() -> None:
+    async with World(upstream_gate=GateRule(2, 5, 60.0)) as w:
+        w.ask(target="/other")
+        w.ask(target="/busy")
+        await w.idle()
+        led = w.ask()
+        await w.idle()
+        w.clock.at += 1.0
+        joined = w.ask("Cache-Control: no-cache")
+        await _busy(w, led, joined)
+        assert [call.call.target for call in w.calls] == ["/other", "/busy", "/a"]
+        sent = w.last
+        w.clock.at += 1.0
+        late = w.ask("Cache-Control: no-cache")
+        w.calls[0].reply("Cache-Control: no-store")
+        await w.idle()
+        assert len(w.calls) == 4, "what was sent before it came is not new enough for it"
+        sent.reply(FRESH, body=b"first")
+        w.last.reply(FRESH, body=b"second")
+        await w.idle()
+        assert [client.got for client in (led, joined, late)] == [b"first", b"first", b"second"]
 
 
 async def test_answers_of_an_upstream_are_counted_by_class_even_where_a_stale_one_is_sent_instead() -> None:
