@@ -13,7 +13,7 @@ from proxy.flow.ports import Buckets
 from proxy.flow.site import Lane, Site, Upstream
 from proxy.flow.tally import Tallies
 from proxy.rules.purging import PurgeRule
-from proxy.rules.quota import GateRule, Quota
+from proxy.rules.quota import Quota
 from proxy.rules.routes import Route
 from proxy.settings import Settings
 from proxy.settings import Upstream as UpstreamSettings
@@ -34,7 +34,7 @@ class Sites:
         self._body_timeout, self._spawn, self._now = body_timeout, spawn, now
         self._upstreams: dict[UpstreamSettings, Upstream] = {}
         self._buckets: dict[tuple[str, Quota], Buckets] = {}
-        self._gates: dict[tuple[str, GateRule], Gates] = {}
+        self._gates: dict[str, Gates] = {}  # by the route's name
 
     @property
     def upstreams(self) -> list[Upstream]:
@@ -49,12 +49,16 @@ class Sites:
     @property
     def gates(self) -> list[tuple[str, Gates]]:
         """Those of each route that has any, by its name."""
-        return [(route, made) for (route, _), made in self._gates.items()]
+        return list(self._gates.items())
 
     def make(self, settings: Settings) -> Site:
         """Raises OSError or ValueError where a certificate is unusable; then nothing has changed."""
         made = {u: self._upstreams.get(u) or self._upstream(u) for u in settings.upstreams.values()}
         self._upstreams.update(made)
+        for wanted, upstream in made.items():
+            upstream.breaker.change(wanted.breaker.failures, wanted.breaker.open)
+            if upstream.gate is not None and wanted.gate is not None:
+                upstream.gate.change(wanted.gate)
         lanes = {route.name: self._lane(route, settings.upstreams[route.upstream]) for route in settings.routes}
         allowed = settings.purge_method
         purging = None if allowed is None else PurgeRule(allowed.allow, settings.trusted_proxies)
@@ -64,8 +68,8 @@ class Sites:
         """Forget what this configuration does not use any more; it is the caller's to end."""
         upstreams = [self._upstreams.pop(u) for u in set(self._upstreams) - set(settings.upstreams.values())]
         limits = {(route.name, quota) for route in settings.routes for quota in route.quotas}
-        gates = {(route.name, route.gate) for route in settings.routes}
-        self._gates = {place: made for place, made in self._gates.items() if place in gates}
+        gated = {route.name for route in settings.routes if route.gate is not None}
+        self._gates = {route: made for route, made in self._gates.items() if route in gated}
         return upstreams, [self._buckets.pop(limit) for limit in set(self._buckets) - limits]
 
     def _lane(self, route: Route, upstream: UpstreamSettings) -> Lane:
@@ -74,7 +78,8 @@ class Sites:
             limits = [Limit(quota, self._buckets_of(route.name, quota)) for quota in route.quotas]
             limiter = Limiter(route.name, limits, self._tallies.refused, self._now)
         if route.gate is not None:
-            gates = self._gates.setdefault((route.name, route.gate), Gates(route.gate))
+            gates = self._gates.setdefault(route.name, Gates(route.gate))
+            gates.change(route.gate)
         return Lane(route, self._upstreams[upstream], _fingerprint(route, upstream), limiter, gates)
 
     def _buckets_of(self, route: str, quota: Quota) -> Buckets:
@@ -99,14 +104,18 @@ class Sites:
             body_timeout=self._body_timeout,
             spawn=self._spawn,
         )
+        # Who is under way at the same upstream, and how it does, is the same whatever else of it has changed.
+        place = settings.name, settings.url
+        before = next((made for known, made in self._upstreams.items() if (known.name, known.url) == place), None)
+        breaker, gate = (None, None) if before is None else (before.breaker, before.gate)
         return Upstream(
             settings.name,
             urlsplit(settings.url).netloc,
             settings.preserve_host,
             settings.timeout,
             origin,
-            Breaker(settings.breaker.failures, settings.breaker.open),
-            None if settings.gate is None else Gate(settings.gate),
+            breaker or Breaker(settings.breaker.failures, settings.breaker.open),
+            None if settings.gate is None else gate or Gate(settings.gate),
         )
 
 

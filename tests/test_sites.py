@@ -3,14 +3,16 @@
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxy.config.load import from_upstream
 from proxy.edges.buckets import LocalBuckets
+from proxy.flow.gate import Full
 from proxy.flow.tally import Tallies
 from proxy.rules.quota import GateRule, Quota
-from proxy.settings import Settings, UpstreamTls
+from proxy.settings import Breaker, Settings, UpstreamTls
 from proxy.sites import Sites
 
 ONE, TWO = Quota("one", 1.0, 1.0), Quota("two", 2.0, 2.0)
@@ -60,10 +62,74 @@ async def test_a_gate_that_stays_still_counts_who_is_inside() -> None:
     await gates.enter("me")
     again = limited(gate=rule, base=first)
     assert made.make(again).lanes["default"].gates is gates
-    other = limited(gate=replace(rule, requests=2), base=first)
-    assert made.make(other).lanes["default"].gates is not gates
-    made.retire(other)
+    wider = limited(gate=replace(rule, requests=2), base=first)
+    assert made.make(wider).lanes["default"].gates is gates
+    assert [gates.has_room(client) for client in ("me", "you")] == [True, True]
+    assert gates.rule.requests == 2
+    without = limited(base=first)
+    assert made.make(without).lanes["default"].gates is None
+    made.retire(without)
     assert made.make(first).lanes["default"].gates is not gates, "it was forgotten"
+    await closed(made)
+
+
+def one(url: str = "http://one.test", **more: Any) -> Settings:  # noqa: ANN401 - the fields of Upstream
+    """A configuration with one upstream."""
+    settings = from_upstream(url)
+    (name,) = settings.upstreams
+    return replace(settings, upstreams={name: replace(settings.upstreams[name], **more)})
+
+
+async def test_an_upstream_whose_settings_change_keeps_its_breaker_and_its_gate_and_they_obey_the_new_ones() -> None:
+    made = sites()
+    first, second = one(gate=GateRule(2, 0)), one(gate=GateRule(1, 0), timeout=7.0, breaker=Breaker(1, 9.0))
+    old = made.make(first).lanes["default"].upstream
+    assert old.gate is not None
+    await old.gate.enter()
+    new = made.make(second).lanes["default"].upstream
+    gone, _ = made.retire(second)
+    assert gone == [old]
+    assert new.origin is not old.origin
+    assert new.gate is old.gate
+    with pytest.raises(Full):
+        await new.gate.enter()
+    old.breaker.failed(0.0, probe=False)
+    assert not new.breaker.would_admit(8.9), "one failure is enough now"
+    assert new.breaker.would_admit(9.0)
+    assert made.make(one(timeout=8.0)).lanes["default"].upstream.gate is None
+    await old.origin.close()
+    await closed(made)
+
+
+async def test_an_upstream_with_another_url_is_another_one() -> None:
+    made = sites()
+    old = made.make(one(gate=GateRule(1, 0), breaker=Breaker(1, 9.0))).lanes["default"].upstream
+    assert old.gate is not None
+    await old.gate.enter()
+    old.breaker.failed(0.0, probe=False)
+    elsewhere = one("http://two.test", gate=GateRule(1, 0), breaker=Breaker(1, 9.0))
+    new = made.make(elsewhere).lanes["default"].upstream
+    assert new.name == old.name
+    assert new.breaker.would_admit(0.0)
+    assert new.gate is not None
+    await new.gate.enter()
+    await closed(made)
+
+
+async def test_what_cannot_be_made_changes_no_gate_and_no_breaker(tmp_path: Path) -> None:
+    made = sites()
+    gate = GateRule(1, 0)
+    first = one(gate=gate, breaker=Breaker(2, 9.0))
+    kept = made.make(first).lanes["default"].upstream
+    (name,) = first.upstreams
+    changed = replace(first.upstreams[name], gate=GateRule(9, 9), breaker=Breaker(1, 9.0))
+    broken = replace(changed, name="broken", url="https://two.test", tls=UpstreamTls(ca=tmp_path / "none"))
+    with pytest.raises(ValueError, match="No such file"):
+        made.make(replace(first, upstreams={name: changed, "broken": broken}))
+    assert kept.gate is not None
+    assert kept.gate.rule == gate
+    kept.breaker.failed(0.0, probe=False)
+    assert kept.breaker.would_admit(0.0)
     await closed(made)
 
 

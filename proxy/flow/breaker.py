@@ -13,6 +13,10 @@ class Breaker:
         self._probing = False
         self.opened = 0  # times it opened, for the counters
 
+    def change(self, failures: int, open_for: float) -> None:
+        """Go by other numbers from now on; what has opened stays open for as long as it was to."""
+        self._limit, self._open_for = failures, open_for
+
     @property
     def open(self) -> bool:
         """Whether calls are held back. One that is admitted all the same is the probe."""

@@ -21,7 +21,7 @@ class Gate:
     """At most `rule.requests` are inside; `rule.queue` more wait in the order they came, for `rule.wait` seconds each.
 
     Who has entered leaves exactly once. Nobody waits while there is room: a place that is left goes to the first who
-    waits.
+    waits. Under a smaller rule nobody enters until enough have left.
     """
 
     __slots__ = ("_timer", "_waiting", "inside", "refused", "rule")
@@ -53,13 +53,26 @@ class Gate:
 
     def leave(self) -> None:
         """Give the place back."""
-        while self._waiting:
+        self.inside -= 1
+        self._let_in()
+
+    def change(self, rule: GateRule) -> None:
+        """Go by another rule. Who waits goes on waiting, for no longer than that allows from now on."""
+        self.rule = rule
+        latest = asyncio.get_running_loop().time() + rule.wait
+        for waiter, until in self._waiting.items():
+            self._waiting[waiter] = min(until, latest)  # they still end in the order they came
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting and self.inside < self.rule.requests:
             waiter, _ = self._waiting.popitem(last=False)
             if not waiter.done():  # else it has been cancelled, and does not know yet
                 waiter.set_result(True)
-                break
-        else:
-            self.inside -= 1
+                self.inside += 1
         self._set_timer()
 
     async def _place(self) -> bool:
@@ -109,6 +122,12 @@ class Gates:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def change(self, rule: GateRule) -> None:
+        """Go by another rule, for those too who are inside."""
+        self.rule = rule
+        for gate in self._open.values():
+            gate.change(rule)
 
     def client(self, guest: str | None, peer: str) -> str:
         """Who is counted; None: the peer."""

@@ -82,6 +82,19 @@ def test_a_call_from_before_the_opening_says_nothing_of_the_probe(breaker: Break
     assert breaker.admits(15.0)
 
 
+def test_an_open_one_stays_open_under_another_rule_which_counts_from_then_on(breaker: Breaker) -> None:
+    _open(breaker, 10.0)
+    breaker.change(failures=1, open_for=1.0)
+    assert not breaker.admits(14.9)
+    assert breaker.admits(15.0)
+    breaker.failed(15.0, probe=True)
+    assert breaker.admits(16.0)
+    breaker.succeeded()
+    breaker.failed(17.0, probe=False)
+    assert not breaker.admits(17.9)
+    assert breaker.opened == 2
+
+
 def test_whether_it_would_admit_can_be_asked_without_a_probe() -> None:
     breaker = Breaker(1, 5.0)
     assert breaker.would_admit(0.0)

@@ -116,6 +116,10 @@ class Crowd:
     def go(self, number: int) -> None:
         self._may_leave[number].set()
 
+    def change(self, rule: GateRule) -> None:
+        self.rule = rule
+        self.gate.change(rule)
+
     @staticmethod
     def timers() -> int:
         loop = asyncio.get_running_loop()
@@ -125,7 +129,8 @@ class Crowd:
     def check(self) -> None:
         assert len(self.inside) <= self.gate.inside <= self.rule.requests
         assert self.gate.waiting <= self.rule.queue
-        assert not self.gate.waiting or self.gate.inside == self.rule.requests, "somebody waits beside a free place"
+        full = self.gate.inside >= self.gate.rule.requests
+        assert full or not self.gate.waiting, "somebody waits beside a free place"
 
     async def end(self) -> None:
         """All leave, and nothing is left of them."""
@@ -237,6 +242,86 @@ def test_a_place_that_comes_in_the_moment_in_which_its_waiter_gives_up_goes_to_t
     run(test)
 
 
+def test_a_gate_that_grows_lets_in_who_waits() -> None:
+    async def test() -> None:
+        crowd = Crowd(ONE)
+        for _ in range(3):
+            crowd.come()
+        await settle()
+        assert crowd.inside == [0]
+        crowd.change(GateRule(requests=2, queue=2, wait=1.0))
+        await settle()
+        assert crowd.inside == [0, 1]
+        crowd.check()
+        await crowd.end()
+
+    run(test)
+
+
+def test_a_gate_that_shrinks_lets_nobody_in_until_enough_have_left() -> None:
+    async def test() -> None:
+        crowd = Crowd(GateRule(requests=3, queue=2, wait=9.0))
+        for _ in range(5):
+            crowd.come()
+        await settle()
+        crowd.change(GateRule(requests=1, queue=1, wait=9.0))
+        assert crowd.gate.waiting == 2, "who was promised to wait waits"
+        crowd.come()
+        await settle()
+        assert crowd.refused == [5]
+        for leaving in (0, 1):
+            crowd.go(leaving)
+            await settle()
+            assert 3 not in crowd.inside
+        crowd.go(2)
+        await settle()
+        assert crowd.inside == [3]
+        await crowd.end()
+
+    run(test)
+
+
+@pytest.mark.parametrize(("wait", "first", "second"), [(4.0, 2.0, 4.5), (1.0, 1.5, 1.5)])
+def test_nobody_waits_for_longer_than_was_the_rule_when_it_came_nor_than_is_the_rule_now(
+    wait: float, first: float, second: float
+) -> None:
+    async def test() -> None:
+        crowd, loop = Crowd(GateRule(requests=1, queue=9, wait=2.0)), asyncio.get_running_loop()
+        crowd.come()
+        crowd.come()
+        await settle()
+        await pass_time(0.5)
+        crowd.change(GateRule(requests=1, queue=9, wait=wait))
+        crowd.come()
+        await settle()
+        assert crowd.timers() == 1
+        while loop.time() < second:
+            await pass_time(0.25)
+            assert crowd.refused == [number for number, end in ((1, first), (2, second)) if end <= loop.time()]
+        await crowd.end()
+
+    run(test)
+
+
+def test_the_gates_of_all_clients_obey_a_new_rule() -> None:
+    async def test() -> None:
+        gates = Gates(GateRule(requests=1, queue=2))
+        async with at(gates, "a"):
+            second = asyncio.create_task(gates.enter("a"))
+            await settle()
+            assert not second.done()
+            gates.change(GateRule(requests=2, queue=0))
+            await settle()
+            assert second.done()
+            with pytest.raises(Full):
+                await gates.enter("a")
+            async with at(gates, "b"), at(gates, "b"):
+                gates.leave("a")
+        assert len(gates) == 0
+
+    run(test)
+
+
 async def test_the_time_is_also_kept_on_the_loop_that_serves() -> None:
     gate = Gate(GateRule(requests=1, queue=1, wait=0.005))
     async with within(gate):
@@ -320,6 +405,34 @@ def test_whatever_happens_in_one_tick_no_place_is_lost_or_given_twice(
                     crowd.go(who) if move == "go" else crowd.tasks[who].cancel()
             await asyncio.sleep(0)
             crowd.check()
+        await settle()
+        crowd.check()
+        assert crowd.gate.inside == len(crowd.inside)
+        await crowd.end()
+
+    run(test)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(moves | st.tuples(st.just("change"), st.integers(0, 11)), max_size=6), max_size=15))
+def test_nor_is_one_when_the_rule_changes(ticks: list[list[tuple[str, int]]]) -> None:
+    async def test() -> None:
+        crowd, loop = Crowd(GateRule(3, 3, 2.0)), asyncio.get_running_loop()
+        assert isinstance(loop, Turning)
+        for tick in ticks:
+            for move, number in tick:
+                if move == "come":
+                    crowd.come()
+                elif move == "change":
+                    crowd.gate.change(GateRule(1 + number % 3, number // 3, 1.0 + number % 2))
+                elif move == "wait":
+                    loop.now += number / 8
+                elif crowd.tasks:
+                    who = number % len(crowd.tasks)
+                    crowd.go(who) if move == "go" else crowd.tasks[who].cancel()
+            await asyncio.sleep(0)
+            crowd.check()
+            assert crowd.timers() <= 1
         await settle()
         crowd.check()
         assert crowd.gate.inside == len(crowd.inside)
