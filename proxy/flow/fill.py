@@ -51,9 +51,7 @@ _ASKERS_OWN: Final = frozenset({Reason.AUTHORIZATION, Reason.CREDENTIALS})  # sa
 MAX_GROUPS: Final = 256  # invalidated by one answer, each by itself; RFC 9875 section 3 asks for 32
 _OF_THE_RESOURCE: Final = frozenset({404, 405, 410, 414})  # other 4xx speak of one request, not of what is there
 # The upstream has not seen a byte of it. After any other failure a request may have been carried out.
-_NEVER_SENT: Final = frozenset(
-    {Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.BREAKER_OPEN, Reason.UPSTREAM_BUSY, Reason.OVERLOADED}
-)
+_NEVER_SENT: Final = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.OVERLOADED})
 
 
 class Fill:
@@ -345,7 +343,7 @@ class Fill:
         an answer, what it may have changed. `freshens`: the answer to a HEAD may speak of a stored GET.
         """
         request = visit.request
-        asked, seq = self._clock.now(), self._log.position
+        asked, seq = float("inf"), self._log.position
         writes = visit.lane.policy.unsafe_invalidates and request.method not in SAFE_METHODS
 
         def sent(now: float) -> None:
@@ -363,7 +361,8 @@ class Fill:
         try:
             answer = await self._calls.make(visit, call, sent)
         except (asyncio.CancelledError, ClientError, OriginError) as error:
-            if writes and not (isinstance(error, OriginError) and error.reason in _NEVER_SENT):
+            unsent = asked == float("inf") or (isinstance(error, OriginError) and error.reason in _NEVER_SENT)
+            if writes and not unsent:
                 await self._invalidate(visit, {})
             raise
         try:

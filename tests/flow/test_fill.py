@@ -9,6 +9,7 @@ import pytest
 from proxy.flow.flights import FAILED_SECONDS
 from proxy.flow.ports import ClientError
 from proxy.rules.message import Reason
+from proxy.rules.quota import GateRule
 from tests.flow.kit import ETAG, FRESH, HOST, PLAIN, STALEABLE, FakeClient, World, request
 
 SIE: str = "Cache-Control: max-age=60, stale-if-error=60"
@@ -380,7 +381,7 @@ async def test_a_fetch_that_a_write_without_an_answer_has_overtaken_is_not_store
 
 @pytest.mark.parametrize(
     "reason",
-    [Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.BREAKER_OPEN, Reason.UPSTREAM_BUSY, Reason.OVERLOADED],
+    [Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.OVERLOADED],
     ids=lambda reason: reason.value,
 )
 async def test_a_write_that_was_never_sent_leaves_it(reason: Reason) -> None:
@@ -392,6 +393,21 @@ async def test_a_write_that_was_never_sent_leaves_it(reason: Reason) -> None:
         await w.idle()
         assert client.status in (502, 503, 504)
         assert _body(w) == b"old"
+
+
+async def test_a_write_whose_client_leaves_while_it_waits_for_a_place_upstream_was_never_sent() -> None:
+    async with World(upstream_gate=GateRule(1, 1, 60.0)) as w:
+        await w.store(FRESH)
+        w.ask(target="/b")
+        await w.idle()
+        client = w.ask(method="POST")
+        await w.idle()
+        client.leave()
+        await w.idle()
+        assert _body(w) == b"old"
+        w.last.reply()
+        await w.idle()
+        assert [call.call.method for call in w.calls] == ["GET", "GET"]
 
 
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
