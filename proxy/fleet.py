@@ -45,6 +45,7 @@ class Fleet:
             prefix=redis.prefix,
             instance=self.instance,
             now=clock.now,
+            wall=clock.wall,
             spawn=self._services.spawn,
         )
         self.told = RedisLog(

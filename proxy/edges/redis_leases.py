@@ -100,13 +100,16 @@ class Grant:
 
 @dataclass(slots=True)
 class Desk:
-    """What looks, leases and the store have in common. `now` is in monotonic seconds."""
+    """What looks, leases and the store have in common. `now` is in monotonic seconds, `wall` Redis's time of day, as
+    far as it is known.
+    """
 
     link: Link
     log: Log
     prefix: str
     instance: str
     now: Callable[[], float]
+    wall: Callable[[], float]
     spawn: Spawn
     loop: asyncio.AbstractEventLoop
     counters: Counters = field(default_factory=Counters)

@@ -86,7 +86,8 @@ class Link:
         self.counters = Counters()
         self.trouble = "not connected yet"  # why it is not up, in words for the operator
         self.on_lost: list[Callable[[], None]] = []  # called when a server is; whoever waits for news of it need not
-        self._now, self._spawn, self._deadline = now, spawn, deadline
+        self.deadline = deadline
+        self._now, self._spawn = now, spawn
         self._loop = asyncio.get_running_loop()
         self._topology = Topology(parse_url(url), self._make, _PATIENCE * deadline)
         self._layout = NOWHERE
@@ -278,8 +279,8 @@ class Link:
         self.counters.reconnects += 1
 
     async def _joined(self, address: Address) -> Wire:
-        wire = await self._connected(address, _PATIENCE * self._deadline)
-        wire.limit(self._deadline)
+        wire = await self._connected(address, _PATIENCE * self.deadline)
+        wire.limit(self.deadline)
         await _judge(wire, master=self._topology.url.kind is Kind.SENTINEL)
         return wire
 
@@ -379,7 +380,7 @@ class Link:
     async def _subscription(self, ear: _Ear, address: Address) -> None:
         """Hear until the connection is lost, silent, or not where it should be. Raises Unreachable before that."""
         own = self._make(address)
-        await connect(own, ear.entrance, _PATIENCE * self._deadline)
+        await connect(own, ear.entrance, _PATIENCE * self.deadline)
         over, missing, refusal = asyncio.Event(), set(ear.handlers), list[str]()
 
         def take(reply: Any) -> None:  # noqa: ANN401 - RESP
@@ -404,7 +405,7 @@ class Link:
             while ear.key is None or self._layout.of(ear.key) == address:
                 sent = self._now()
                 own.say(("PING",))
-                if await _set_within(over, _PATIENCE * self._deadline) or own.heard < sent:
+                if await _set_within(over, _PATIENCE * self.deadline) or own.heard < sent:
                     break
                 if await _set_within(over, sent + _PING - self._now()):
                     break

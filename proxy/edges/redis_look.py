@@ -59,6 +59,7 @@ class Look:
         "_claims",
         "_desk",
         "_holder",
+        "_late",
         "_leases",
         "_on_over",
         "_passed",
@@ -91,6 +92,7 @@ class Look:
         self._takers: list[Callable[[Outcome], None]] = []
         self._base: Entry | None = None
         self._asks = 0
+        self._late = False  # a question came too late to Redis, by its clock
         self._token = ""
         self._passed = b""  # the beginning of a value that is of no use
         self._holder: tuple[str, str, int] | None = None  # whom it waits for: token, epoch, n
@@ -150,6 +152,7 @@ class Look:
             round((desk.now() - self.known) * 1000) if self.known > float("-inf") else "",
             overtaken,
             self.mode.value,
+            "" if self._late else round((desk.wall() + desk.link.deadline) * 1000),
         )
         desk.link.tell(self._answered, _CLAIM, (place.value, place.lease, place.waiters), args)
 
@@ -219,6 +222,9 @@ class Look:
                 self._follow(value)
             case [b"alone", reason]:
                 self.settle(_alone(reason.decode()))
+            case [b"late"]:  # and yet here in time: it is the clocks that differ, or our own loop was late to send
+                self._late = True
+                self.ask()
             case _:
                 self.settle(Apart())
 

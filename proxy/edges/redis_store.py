@@ -46,14 +46,22 @@ _ASKERS_OWN: Final = frozenset({Reason.AUTHORIZATION, Reason.CREDENTIALS})
 class RedisStore:
     """flow.sharing.SharedStore. Made inside the running loop.
 
-    `now` gives monotonic seconds, `spawn` owns the tasks. Whoever subscribes to `PREFIX:to:INSTANCE` hands what
-    begins with `w` to `on_word`.
+    `now` gives monotonic seconds, `wall` the time of day by Redis's clock, as far as it is known, `spawn` owns the
+    tasks. Whoever subscribes to `PREFIX:to:INSTANCE` hands what begins with `w` to `on_word`.
     """
 
     def __init__(
-        self, link: Link, log: Log, *, prefix: str, instance: str, now: Callable[[], float], spawn: Spawn
+        self,
+        link: Link,
+        log: Log,
+        *,
+        prefix: str,
+        instance: str,
+        now: Callable[[], float],
+        wall: Callable[[], float],
+        spawn: Spawn,
     ) -> None:
-        self._desk = Desk(link, log, prefix, instance, now, spawn, asyncio.get_running_loop())
+        self._desk = Desk(link, log, prefix, instance, now, wall, spawn, asyncio.get_running_loop())
         self._leases = Leases(self._desk)
         link.on_lost.append(self._ask_again)
         self._looks: dict[str, list[Look]] = {}  # by lease

@@ -42,14 +42,22 @@ def wanted(
 class Instance:
     """One of the fleet. `skew` is what its clock is off by; `deaf`: it hears no words, and does not know it."""
 
-    def __init__(self, url: str, name: str, *, skew: float = 0.0, deaf: bool = False, number: int = 0) -> None:
+    def __init__(
+        self, url: str, name: str, *, skew: float = 0.0, deaf: bool = False, number: int = 0, deadline: float = 2.0
+    ) -> None:
         self.name, self.skew = name, skew
         self.background = Background()
-        self.link = Link(url, now=time.monotonic, spawn=self.background.spawn, deadline=2.0)
+        self.link = Link(url, now=time.monotonic, spawn=self.background.spawn, deadline=deadline)
         self.log = InvalidationLog(shared=True)
         self.log.restart(EPOCH, number)
         self.store = RedisStore(
-            self.link, self.log, prefix="rt", instance=name, now=self.now, spawn=self.background.spawn
+            self.link,
+            self.log,
+            prefix="rt",
+            instance=name,
+            now=self.now,
+            wall=lambda: time.time() + skew,
+            spawn=self.background.spawn,
         )
         self.counters = self.store.counters
         self.heard: list[bytes] = []
@@ -152,9 +160,11 @@ class Fleet:
         self._instances: list[Instance] = []
         server.ask("FLUSHALL")
 
-    async def instance(self, *, skew: float = 0.0, deaf: bool = False, number: int = 0) -> Instance:
+    async def instance(
+        self, *, skew: float = 0.0, deaf: bool = False, number: int = 0, deadline: float = 2.0
+    ) -> Instance:
         name = f"i{len(self._instances)}"
-        instance = Instance(self.server.url, name, skew=skew, deaf=deaf, number=number)
+        instance = Instance(self.server.url, name, skew=skew, deaf=deaf, number=number, deadline=deadline)
         self._instances.append(instance)
         await instance.start()
         return instance

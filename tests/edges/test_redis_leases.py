@@ -41,6 +41,33 @@ async def test_a_lease_says_who_holds_it_and_what_they_have_heard(fleet: Fleet, 
     assert 1500 < server.ask("PTTL", key) <= 2000
 
 
+async def test_a_claim_that_redis_carries_out_after_its_owner_gave_up_takes_no_lease(
+    fleet: Fleet, server: Server
+) -> None:
+    a, b = await fleet.instance(deadline=0.1), await fleet.instance()
+    a.store.give_up((await a.lead()).lease, Apart())  # Redis knows the script: what is late is a claim, and no error
+    await until(lambda: fleet.keys("l") == [])
+    before = server.calls("evalsha")
+    server.suspend()
+    try:
+        assert isinstance(await asyncio.wait_for(a.claim(), 5), Apart)
+    finally:
+        server.resume()
+    await until(lambda: server.calls("evalsha") > before)
+    assert fleet.keys("l") == []
+    assert isinstance(await asyncio.wait_for(b.claim(), 1), Lead)
+
+
+@pytest.mark.parametrize("skew", [-3600.0, 3600.0])
+async def test_who_has_another_time_than_redis_gets_a_lease_all_the_same(fleet: Fleet, skew: float) -> None:
+    a, b = await fleet.instance(skew=skew), await fleet.instance()
+    lead = await a.lead()
+    assert lead.lease.hold.token == fleet.lease().split()[0].decode()  # type: ignore[attr-defined]
+    waiting = await b.waiting()
+    await a.kept(a.entry(), lead)
+    assert isinstance(await waiting, Found)
+
+
 async def test_when_everybody_who_asked_has_gone_the_lease_goes_at_once(fleet: Fleet) -> None:
     a, b = await fleet.instances(2)
     claims = [a.claiming() for _ in range(3)]

@@ -8,11 +8,13 @@
 --       known_ms              how long ago that came which the asker has itself, or ''
 --       overtaken             the token of a holder whose fetch a purge has overtaken, or ''
 --       mode                  'take', or 'look': leave the lease alone
+--       by_ms                 until when the asker waits for this, by Redis's clock, or ''
 -- gives {'fresh', now_ms, value}, {'pointer', value}, {'lead', now_ms, value or nil}
 --       {'held', token, epoch, n, lease_ms left, now_ms, value or nil}: one that may be served stale
 --       {'alone', reason}
+--       {'late'}: there would be a lease, and who asked may have given up
 
-local token, epoch, n, lease_ms, instance, waiters_ms, passed, known_ms, overtaken, mode = unpack(ARGV)
+local token, epoch, n, lease_ms, instance, waiters_ms, passed, known_ms, overtaken, mode, by_ms = unpack(ARGV)
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -59,6 +61,9 @@ if lease then
         redis.call('PEXPIRE', KEYS[3], waiters_ms)
         return {'held', holder, its_epoch, its_n, left, now, served}
     end
+end
+if by_ms ~= '' and now > tonumber(by_ms) then
+    return {'late'}
 end
 redis.call('SET', KEYS[2], token .. ' ' .. epoch .. ' ' .. n, 'PX', lease_ms)
 return {'lead', now, value}
