@@ -214,6 +214,13 @@ class Link:
                 self._tell()
         return self.up
 
+    def probe_soon(self) -> None:
+        """The same in a task of its own, where none is under way."""
+        now = self._now()
+        if now >= self._again_at and not self._looking.locked() and not self._closed:
+            self._again_at = now + _LOOK_AGAIN
+            self._spawn(self._look_again(), "redis topology")
+
     async def close(self) -> None:
         """Close every connection; whoever waits gets Unreachable."""
         self._closed, self.trouble = True, "closed"
@@ -334,14 +341,8 @@ class Link:
         if code not in _ELSEWHERE:
             self.counters.errors += 1
             return error
-        self._look_soon()
+        self.probe_soon()
         return Unreachable(f"{wire.name} says {code}")
-
-    def _look_soon(self) -> None:
-        now = self._now()
-        if now >= self._again_at and not self._looking.locked() and not self._closed:
-            self._again_at = now + _LOOK_AGAIN
-            self._spawn(self._look_again(), "redis topology")
 
     async def _look_again(self) -> None:
         await self.probe()
@@ -352,7 +353,7 @@ class Link:
 
         def look(_: bytes = b"") -> None:
             self._again_at = 0.0
-            self._look_soon()
+            self.probe_soon()
 
         ear = _Ear(
             {"+switch-master": look},

@@ -394,8 +394,10 @@ class RedisLog:
     async def _beat(self) -> bool:
         """Ask for what was missed; whether nothing is open."""
         try:
-            if not self._link.up:  # of a cluster it may be another server that is missing
+            if not self._link.reaches(self._layout.log):
                 await self._link.probe()
+            elif not self._link.up:  # of a Cluster: one that hangs may take a second each time
+                self._link.probe_soon()
             good = self._link.reaches(self._layout.log) and await self._catch_up()
         except Unreachable:
             good = False

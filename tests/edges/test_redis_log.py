@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -126,6 +127,10 @@ async def refused(one: Member, name: str) -> LogUnreachable:
     with pytest.raises(LogUnreachable) as refusal:
         await one.told.invalidate([tag(name)], "me", soft=False)
     return refusal.value
+
+
+def trusts_beyond(log: InvalidationLog, moment: float) -> bool:
+    return log.trusted_until > moment
 
 
 @pytest.mark.usefixtures("patient")
@@ -464,6 +469,28 @@ async def test_nobody_acknowledges_what_was_announced(server: Server, prefix: st
         assert (len(progress.applied), progress.pending) == (3, ()), "who has applied this has applied the other"
         assert server.ask("KEYS", f"{{{prefix}}}:ack:*") == [f"{{{prefix}}}:ack:{batch}".encode()]
         assert server.calls("publish") - said == 1 + 1 + 3
+
+
+async def test_another_server_that_hangs_does_not_hold_up_the_log(
+    server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a Cluster: connecting to it takes a second, again and again."""
+    tried, over = asyncio.Event(), asyncio.Event()
+
+    async def hang(_: Link) -> None:
+        tried.set()
+        await over.wait()
+
+    async with member(server.url, prefix, "a") as a:
+        await a.caught_up()
+        monkeypatch.setattr(Link, "_look", hang)
+        monkeypatch.setattr(Link, "up", False)
+        async with asyncio.timeout(10):
+            await tried.wait()
+        for _ in range(2):
+            until = a.log.trusted_until
+            await eventually(partial(trusts_beyond, a.log, until), "the log is read")
+        over.set()
 
 
 @pytest.mark.usefixtures("patient")
