@@ -242,7 +242,7 @@ class RedisStore:
     def _filled(self, hold: Hold | None, future: asyncio.Future[Any]) -> None:
         error = self._desk.noting(future)
         if error is None:
-            self._desk.counters.kept += future.result()
+            self._desk.counters.kept += future.result() == 1
             if hold is not None:
                 self._leases.forget(hold)
         elif isinstance(error, ResponseError):  # Redis is full, for one

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.edges.redis_link import Script
 from proxy.flow.sharing import Apart, Lead
 from tests.edges.fleet import Fleet, Instance, fleet_over, sealed, until
 from tests.edges.test_codec import JSON, NUMBERS, TERMS, paid
@@ -93,6 +94,19 @@ async def test_an_error_of_redis_is_counted_and_everybody_goes_alone(fleet: Flee
     server.ask("HSET", key, "a", "b")
     assert isinstance(await a.claim(), Apart)
     assert a.counters.errors == 1
+
+
+@pytest.mark.parametrize("reply", ["{1}", "'1'", "false"])
+async def test_an_answer_to_storing_that_makes_no_sense_ends_a_lease_all_the_same(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reply: str
+) -> None:
+    a = await fleet.instance()
+    lead = await a.lead()
+    monkeypatch.setattr("proxy.edges.redis_store._FILL", Script(f"return {reply}"))
+    await a.kept(a.entry(), lead)
+    await until(lambda: len(a.background) == 1)  # it is not renewed any more
+    assert a.counters.kept == 0
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("key", ["value", "lease", "waiters"])
