@@ -16,7 +16,7 @@ import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -213,26 +213,10 @@ class Supervisor:
     async def _run_one(self, slot: _Slot) -> int:
         """One process from start to end: its exit code, or less than 0 for the signal that ended it."""
         try:
-            slot.socket.unlink(missing_ok=True)
-            ours, theirs = socket.socketpair()
+            process, reader, channel = await self._start(slot)
         except OSError as error:
             _log.error("worker %d cannot be started: %s", slot.number, error)
             return 1
-        try:
-            with theirs:
-                place = f"{slot.number}:{theirs.fileno()}:{self._directory}"
-                process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    *("--worker", place),
-                    stdin=DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
-                )
-        except OSError as error:  # no memory, or too many processes
-            ours.close()
-            _log.error("worker %d cannot be started: %s", slot.number, error)
-            return 1
-        reader, channel = await asyncio.open_unix_connection(sock=ours)
         slot.process, slot.channel = process, channel
         try:
             slot.tell(Order.CONFIGURE, share(self.settings))
@@ -246,6 +230,32 @@ class Supervisor:
         finally:
             slot.process, slot.channel, slot.serves = None, None, False
             channel.close()
+
+    async def _start(self, slot: _Slot) -> tuple[Process, asyncio.StreamReader, asyncio.StreamWriter]:
+        """A process and the channel to it. Raises OSError where memory, processes or files are not to be had."""
+        slot.socket.unlink(missing_ok=True)
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                place = f"{slot.number}:{theirs.fileno()}:{self._directory}"
+                process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    *("--worker", place),
+                    stdin=DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+            try:
+                reader, channel = await asyncio.open_unix_connection(sock=ours)
+            except OSError:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+                raise
+        except OSError:
+            ours.close()
+            raise
+        return process, reader, channel
 
     def _count_up(self) -> None:
         if not self._complete.is_set() and all(slot.serves for slot in self._slots):

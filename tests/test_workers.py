@@ -6,11 +6,12 @@ import os
 import signal
 import socket
 import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -200,6 +201,37 @@ async def test_one_that_cannot_be_started_again_is_tried_until_it_can(tmp_path: 
         assert len(here.processes()) == 2
         (tmp_path / "fails-2").unlink()
         await eventually(lambda: len(here.processes()) == 3, "it serves")
+
+
+async def test_one_that_cannot_be_spoken_to_is_ended_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    connect, refused = asyncio.open_unix_connection, list[socket.socket]()
+
+    async def scarce(*, sock: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if len(refused) < 2:
+            refused.append(sock)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await connect(sock=sock)
+
+    async with running(tmp_path) as here:
+        started, create = list[Process](), asyncio.create_subprocess_exec
+
+        async def counted(*words: str, **how: Any) -> Process:  # noqa: ANN401 - passed on
+            started.append(await create(*words, **how))
+            return started[-1]
+
+        monkeypatch.setattr(asyncio, "open_unix_connection", scarce)
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", counted)
+        os.kill(here.processes()[1], signal.SIGKILL)
+        try:
+            await eventually(lambda: len(started) == 3 and len(here.processes()) == 3, "it serves")
+            assert [process.returncode is None for process in started] == [False, False, True]
+            assert [sock.fileno() for sock in refused] == [-1, -1]
+        finally:
+            for sock in refused:
+                sock.close()  # who is left alone ends
+        assert caplog.text.count("worker 2 cannot be started: [Errno 24] Too many open files") == 2
 
 
 async def test_who_does_not_stop_in_time_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
