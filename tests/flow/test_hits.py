@@ -267,7 +267,7 @@ async def test_a_purge_of_something_else_does_not_close_the_short_way() -> None:
 async def test_behind_a_change_of_policy_nothing_stored_before_it_is_a_hit() -> None:
     async with World() as w:
         await filled(w, FRESH, body=b"old", status=200)
-        w.exchange.site = w.site(replace(PLAIN, max_object_size=5))
+        w.exchange.site = w.site(replace(PLAIN, early_refresh=0.5))
         client = w.ask()
         await w.idle()
         assert (client.done, len(w.calls)) == (False, 2)
