@@ -301,8 +301,15 @@ class Sentinels:
     @property
     def master(self) -> Server:
         """Who it is, once the Sentinels that are alive agree."""
-        until(lambda: len(self._masters()) == 1, "agreement on a master")
-        (port,) = self._masters()
+        ports: set[int] = set()
+
+        def agreed() -> bool:
+            nonlocal ports
+            ports = self._masters()  # asked once more they may say another
+            return len(ports) == 1
+
+        until(agreed, "agreement on a master")
+        (port,) = ports
         return next(server for server in self.servers if server.port == port)
 
     def _masters(self) -> set[int]:
