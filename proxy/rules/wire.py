@@ -35,10 +35,13 @@ MAX_TRAILERS: Final = 8192  # bytes
 
 
 # The names that some upstreams take the URL, host, scheme or method of a request from, in place of its own. They are
-# in no key, so what a stranger says in them would come back to everybody. The forwarding fields are written anew.
-_CLAIMS: Final = frozenset({"x-host", "x-http-host-override", "x-original-url", "x-rewrite-url"})
-_METHOD_CLAIMS: Final = frozenset({"x-http-method", "x-http-method-override", "x-method-override"})
-_WRITTEN: Final = frozenset({"x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"})
+# in no key, so what a stranger says in them would come back to everybody. CGI and its heirs read `_` and `-` in names
+# as one. X-Forwarded-For, -Host and -Proto are written anew.
+_METHOD_CLAIM: Final = re.compile(r"x[-_](?:http[-_]method(?:[-_]override)?|method[-_]override)")
+_CLAIM: Final = re.compile(
+    r"x[-_](?:forwarded[-_](?!(?:for|host|proto)\Z).*|host|http[-_]host[-_]override|(?:original|rewrite)[-_]url)"
+    rf"|{_METHOD_CLAIM.pattern}"
+)
 
 
 class Refused(Exception):
@@ -61,7 +64,7 @@ def _not_offered(what: str) -> Refused:
 class Section:
     """The field lines of a request head: all of them, and what of them goes further.
 
-    `claims` and `method_claims` name those that only a trusted peer may send, the latter where answers are shared.
+    `claims` names those that only a trusted peer may send.
     """
 
     headers: Headers
@@ -70,7 +73,6 @@ class Section:
     kept: Headers
     kept_fields: Fields
     claims: frozenset[str]
-    method_claims: frozenset[str]
 
 
 def parse_section(raw: bytes, *, max_headers: int) -> Section:
@@ -88,8 +90,7 @@ def parse_section(raw: bytes, *, max_headers: int) -> Section:
     fields = fold(headers)
     connection = fields.get("connection", "")
     dropped = dropped_names(connection, REQUEST_KEEP)
-    # CGI and its heirs read `_` and `-` in names as one.
-    spelled = {name: name.replace("_", "-") for name in fields if name.startswith("x")}
+    claims = [name for name in fields if name[0] == "x" and _CLAIM.fullmatch(name)]
     return Section(
         headers,
         fields,
@@ -97,13 +98,8 @@ def parse_section(raw: bytes, *, max_headers: int) -> Section:
         # What is not forwarded must not be keyed or varied on either: one list of fields for all.
         kept=tuple([field for field in headers if field[0].lower() not in dropped]),
         kept_fields={name: value for name, value in fields.items() if name not in dropped},
-        claims=frozenset([name for name, plain in spelled.items() if _is_claim(plain)]),
-        method_claims=frozenset([name for name, plain in spelled.items() if plain in _METHOD_CLAIMS]),
+        claims=frozenset(claims),
     )
-
-
-def _is_claim(name: str) -> bool:
-    return name in _CLAIMS or (name.startswith("x-forwarded-") and name not in _WRITTEN)
 
 
 def parse_request(
@@ -145,8 +141,10 @@ def parse_request(
     if expect is not None and expect.lower() != "100-continue":
         raise Refused(417, Reason.EXPECTATION, "The only expectation known here is 100-continue.")
     kept, kept_fields = section.kept, section.kept_fields
-    claims = section.claims | section.method_claims if method in ("GET", "HEAD") else section.claims
-    if claims and not trusted:
+    if section.claims and not trusted:
+        claims = section.claims
+        if method not in ("GET", "HEAD"):  # nothing that answers these is shared: a POST may stand for a PATCH
+            claims = frozenset([name for name in claims if not _METHOD_CLAIM.fullmatch(name)])
         kept = tuple([field for field in kept if field[0].lower() not in claims])
         kept_fields = {name: value for name, value in kept_fields.items() if name not in claims}
     length = _body_length(headers, fields, http10=http10)
