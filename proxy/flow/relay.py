@@ -97,7 +97,9 @@ class Relay:
                 await self._serve(visit, stored.entry, Account(stored.reason, ttl=stored.ttl(self._clock.now())))
                 return
             if flight is None and claim is None:
-                claim, looked = await self._fill.claim(visit, plan, looked), None
+                claim = await self._fill.claim(visit, plan, looked)
+                _let_go(looked)  # it may not have been asked
+                looked = None
                 again = await self._claimed(visit, plan, claim)
                 if again is None:
                     return
