@@ -88,11 +88,14 @@ class Fleet:
 
     def state(self) -> dict[str, str]:
         """A few words for each part, for whoever asks whether this instance is ready: nothing here makes it unready."""
-        if not isinstance(self.told, RedisLog) or self.link is None:
+        if not isinstance(self.told, RedisLog):
             return {}
         state = self.told.state()
-        word = "ok" if not state.blind_seconds else "its log cannot be read"
         if not state.reachable:
             word = "unreachable"
+        elif state.blind_seconds:
+            word = "its log cannot be read"
+        else:
+            word = "ok, but for some of its servers" if state.trouble else "ok"
         hits = ", and hits are validated" if state.blind_seconds else ""
-        return {"redis": f"{word}{hits}" + (f": {self.link.trouble}" if self.link.trouble else "")}
+        return {"redis": f"{word}{hits}" + (f": {state.trouble}" if state.trouble else "")}

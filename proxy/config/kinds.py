@@ -301,15 +301,13 @@ class Section:
         shown = not self.private and _WORD.fullmatch(name)
         reading.error(at, f"unknown key {name}" if shown else "unknown key", instead, line)
 
-    def _meant(self, word: str) -> str | None:
-        """The key here that has this word in it or is nearly it, or such a key one section further in."""
+    def _meant(self, word: str) -> str:
+        """The keys here that have this word in them, or one that is nearly it; else those one section further in."""
         inner = {key: f"{name}.{key}" for name, section in self._sections() for key in section.keys}
         if word in inner:
             return inner[word]
-        if found := _nearest(word, self.keys):
-            return found
-        found = _nearest(word, inner)
-        return found and inner[found]
+        found = _nearest(word, self.keys) or [inner[key] for key in _nearest(word, inner)]
+        return " or ".join(found)
 
     def _sections(self) -> Iterator[tuple[str, "Section"]]:
         for name, key in self.keys.items():
@@ -334,12 +332,10 @@ class Section:
         del value
 
 
-def _nearest(word: str, keys: Iterable[str]) -> str | None:
-    """The first key of several words that has this one among them; else the one that is spelt most alike."""
+def _nearest(word: str, keys: Iterable[str]) -> list[str]:
+    """The keys of several words that have this one among them; else the one that is spelt most alike, if any."""
     keys = tuple(keys)
-    return next((key for key in keys if word in key.split("_")), None) or next(
-        iter(get_close_matches(word, keys, 1, _ALIKE)), None
-    )
+    return [key for key in keys if word in key.split("_")] or get_close_matches(word, keys, 1, _ALIKE)
 
 
 def _join(at: str, name: str) -> str:

@@ -403,8 +403,6 @@ class Connection(asyncio.Protocol, Generic[A]):
         self._keep, self._started, self._phase = False, True, _Phase.TUNNEL
         self._chunked_out = self._endless = False  # left from the answer before
         self._reader = None
-        if self._inbound is not None and not self._inbound.done:
-            self._inbound.end("the rest of the body is not HTTP")  # it has a reader, who would wait for ever
         self._inbound = Inbound(self.body_wanted, self.flow_inbound)
         self._out.put(head + b"\r\n")
         self._take_body()

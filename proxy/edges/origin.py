@@ -225,6 +225,7 @@ class _Exchange:
         transport = wire.transport
         if transport is None or transport.is_closing():  # uvloop raises RuntimeError where asyncio only warns
             raise OriginError(Reason.DISCONNECTED, "the connection closed before the request was sent")
+        call.sent()
         transport.write(head)
         if call.body is not None:
             self._unsent = True

@@ -197,7 +197,7 @@ class RedisBuckets:
                 self._top_up(held, now)
             return tokens + held.left
         elif cost <= 0:
-            return self._gathered(held, now) if held.level_at == _NEVER else self.left(client, now)
+            return self.left(client, now)
         elif now < held.until and cost >= held.refused:
             return now - held.due - (cost - held.refused) / self._rate
         return None if self._reaches(held.key, held.shard, now) else self._alone(held, cost, now)

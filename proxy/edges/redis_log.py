@@ -175,12 +175,12 @@ class RedisLog:
             restarts=follower.restarts,
         )
 
-    async def announce(self, targets: Sequence[Target]) -> None:
+    async def announce(self, targets: Sequence[Target], *, soft: bool = False) -> None:
         """Tell all others what was applied here already: within the deadline, or as soon as that is possible, even if
         the caller has left.
         """
         if targets:
-            self._outbox.put(targets)
+            self._outbox.put(targets, soft=soft)
             turn = self._turn
             self._send_soon()
             await _set_within(turn, DEADLINE)
@@ -412,9 +412,11 @@ class RedisLog:
         return good
 
     def _complain(self, error: Exception) -> None:
-        why = f"the invalidation log cannot be read: {error}"
+        refused = isinstance(error, ResponseError)
+        code = str(error).partition(" ")[0]
+        why = f"Redis says {code}" if refused else str(error)  # what follows the code may name users and keys
         if why != self._complaint:
-            _log.warning("%s", why, exc_info=None if isinstance(error, ResponseError) else error)
+            _log.warning("the invalidation log cannot be read: %s", error, exc_info=None if refused else error)
         self._complaint = why
 
     async def _catch_up(self) -> bool:

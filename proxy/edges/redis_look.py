@@ -62,6 +62,7 @@ class Look:
         "_late",
         "_leases",
         "_on_over",
+        "_overtaken",
         "_passed",
         "_takers",
         "_timer",
@@ -93,7 +94,7 @@ class Look:
         self._base: Entry | None = None
         self._asks = 0
         self._late = False  # a question came too late to Redis, by its clock
-        self._token = ""
+        self._token = self._overtaken = ""
         self._passed = b""  # the beginning of a value that is of no use
         self._holder: tuple[str, str, int] | None = None  # whom it waits for: token, epoch, n
         self._ahead: tuple[int, bytes] | None = None  # or for the log: its position, and a value
@@ -136,6 +137,7 @@ class Look:
         """Ask Redis. `overtaken`: whose lease may be taken over."""
         self._wait_no_more()
         self._asks += 1
+        self._overtaken = overtaken
         desk, place = self._desk, self.place
         here = desk.log.place(desk.log.position)
         if here is None or self._asks > _ASKS:
@@ -224,7 +226,7 @@ class Look:
                 self.settle(_alone(reason.decode()))
             case [b"late"]:  # and yet here in time: it is the clocks that differ, or our own loop was late to send
                 self._late = True
-                self.ask()
+                self.ask(self._overtaken)
             case _:
                 self.settle(Apart())
 

@@ -1,7 +1,6 @@
 """Calls upstream: through the gate and the breaker of the upstream, counted, and told of where they fail."""
 
 import logging
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -25,41 +24,38 @@ class Calls:
         self._now = clock.now
         self._told: dict[tuple[str, Reason], float] = {}
 
-    async def make(self, visit: Visit, call: Call, sent: Callable[[float], None]) -> Answer:
-        """One call for a visit, up to the head of its answer. `sent` is told when it goes out, in monotonic seconds:
-        not before it has a place at the upstream's gate. Raises OriginError.
-        """
+    async def make(self, visit: Visit, call: Call) -> Answer:
+        """One call for a visit, up to the head of its answer. Raises OriginError."""
         upstream = visit.lane.upstream
         if not upstream.breaker.would_admit(self._now()):
             raise _held_back(upstream)
         if visit.span is None:
-            return await self._enter(upstream, sent, call)
-        return await traced.called(visit.span, upstream, call, partial(self._enter, upstream, sent))
+            return await self._enter(upstream, call)
+        return await traced.called(visit.span, upstream, call, partial(self._enter, upstream))
 
-    async def _enter(self, upstream: Upstream, sent: Callable[[float], None], call: Call) -> Answer:
+    async def _enter(self, upstream: Upstream, call: Call) -> Answer:
         """Through the gate, which is left when the answer is closed."""
         gate = upstream.gate
         if gate is None:
-            return await self._fetch(upstream, sent, call)
+            return await self._fetch(upstream, call)
         try:
             await gate.enter()
         except Full:
             raise self._busy(upstream) from None
         try:
-            answer = await self._fetch(upstream, sent, call)
+            answer = await self._fetch(upstream, call)
         except BaseException:
             gate.leave()
             raise
         answer.on_close = gate.leave
         return answer
 
-    async def _fetch(self, upstream: Upstream, sent: Callable[[float], None], call: Call) -> Answer:
+    async def _fetch(self, upstream: Upstream, call: Call) -> Answer:
         breaker, began = upstream.breaker, self._now()
         # Behind the gate: it may have opened since, and who only waits is no probe.
         if not breaker.admits(began):
             raise _held_back(upstream)
         probe = breaker.open
-        sent(began)
         try:
             answer = await upstream.origin.fetch(call)
         except OriginError as error:

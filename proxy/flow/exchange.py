@@ -161,6 +161,7 @@ class Exchange:
             raise
         visit = replace(visit, permit=permit, seen=self._log.position)
         if not visit.client.resume(partial(self._permitted, visit, None)):
+            permit.settle(self._now(), served=False)
             self._answers.broken_off(visit, None)
 
     def _permitted(self, visit: Visit, plan: Plan | None) -> Pending | None:

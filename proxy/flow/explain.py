@@ -261,12 +261,12 @@ class Explainer:
         now: float,
     ) -> tuple[Upstream, Answer]:
         way, reason, flight, flies = Way.ALONE, plan.reason, None, asked.request.method == "GET" and plan.keep
-        if flies and plan.shared:
+        if flies and (plan.shared or "range" in asked.request.fields):
             shelf = shelf_of(lane, asked.key, asked.fields)
             until, unshareable = self._flights.unshareable.until(shelf), self._flights.unshareable.reason(shelf)
             if until is not None and unshareable is not None and now < until:
                 reason, flies = unshareable, False
-            else:
+            elif plan.shared:
                 flight = self._flights.joinable(shelf, look.variant, now if plan.fresh else 0.0)
                 way = Way.LEAD if flight is None else Way.JOIN if _for_all(flight) else Way.ALONE
         upstream = replace(stays, way=way, flight=None if flight is None else _in_the_air(flight, now))
@@ -339,8 +339,8 @@ def _lately(known: ExpiringSet, shelf: str, now: float, *, probed: bool) -> Late
 def _for_all(flight: Flight) -> bool:
     """Whether those who wait for it may have its answer, or get its error: not yet known is yes."""
     match flight.arrival:
-        case Landed(_, _, _, shared):
-            return shared
+        case Landed(_, _, _, reason):
+            return reason is None
         case Streaming(head, _, _, draft, _, shared):
             return shared or (draft is None and head.status >= 500)
         case _:

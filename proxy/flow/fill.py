@@ -1,6 +1,5 @@
 """Fetch, admit, store: what a flight does, and what every call upstream has in common."""
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,8 +18,9 @@ from proxy.flow.flights import (
     Landed,
     Streaming,
 )
-from proxy.flow.invalidation import InvalidationLog, Kind
-from proxy.flow.ports import Answer, Call, ClientError, Clock, OriginError, Store
+from proxy.flow.gate import Place
+from proxy.flow.invalidation import InvalidationLog
+from proxy.flow.ports import Answer, Call, Clock, OriginError, Store
 from proxy.flow.sharing import (
     Alone,
     Apart,
@@ -36,22 +36,18 @@ from proxy.flow.sharing import (
 )
 from proxy.flow.site import Visit
 from proxy.flow.tracing import Step
+from proxy.flow.writes import Writes, is_write
 from proxy.rules import admit
 from proxy.rules.admit import Fetched, Freshen, Pass, UseStale, complete, on_head, on_response
-from proxy.rules.fields import group_tags
 from proxy.rules.forward import forwarded_headers
-from proxy.rules.keys import same_origin_target
-from proxy.rules.lookup import SAFE_METHODS, Fetch, has_credentials
-from proxy.rules.message import Entry, Fields, Fwd, Headers, Reason
+from proxy.rules.lookup import Fetch, has_credentials
+from proxy.rules.message import Entry, Fwd, Headers, Reason
 from proxy.rules.report import failure_status
 
 _log = logging.getLogger("readthrough")
 
 _ASKERS_OWN: Final = frozenset({Reason.AUTHORIZATION, Reason.CREDENTIALS})  # says nothing of what others may have
-MAX_GROUPS: Final = 256  # invalidated by one answer, each by itself; RFC 9875 section 3 asks for 32
 _OF_THE_RESOURCE: Final = frozenset({404, 405, 410, 414})  # other 4xx speak of one request, not of what is there
-# The upstream has not seen a byte of it. After any other failure a request may have been carried out.
-_NEVER_SENT: Final = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.OVERLOADED})
 
 
 class Fill:
@@ -69,10 +65,11 @@ class Fill:
     ) -> None:
         self._store, self._log, self._flights = store, log, flights
         self._background, self._clock = background, clock
-        self._shared, self._told_of = shared, told
+        self._shared = shared
         self.shares = shared is not None  # what it fetches, with other instances
         self._refreshing: set[tuple[str, Headers]] = set()
         self._calls = Calls(clock)
+        self._writes = Writes(self._calls, log, told, background, clock)
 
     def look(self, visit: Visit, plan: Fetch, then: Callable[[Found | Rest], None]) -> bool:
         """Ask other instances, without a task; False where there is nothing to ask. `then`: see SharedStore.look."""
@@ -113,11 +110,12 @@ class Fill:
         base, wanted, timeout = plan.base, self._wanted(visit, plan), visit.lane.upstream.timeout
         if self._shared is None or wanted is None:
             return Apart()
-        if isinstance(looked, Found):  # the log may have gone on since
-            entry = self._log.judge(looked.entry, looked.entry.seq)
-            claim: Claim = Apart() if entry is None else Found(entry)
+        entry = self._log.judge(looked.entry, looked.entry.seq) if isinstance(looked, Found) else None
+        if entry is not None:  # by the log as it is now
+            claim: Claim = Found(entry)
         else:
-            asking = self._shared.claim(wanted, timeout) if looked is None else looked.go_on(timeout)
+            begun = None if isinstance(looked, Found) else looked
+            asking = self._shared.claim(wanted, timeout) if begun is None else begun.go_on(timeout)
             claim = await (asking if visit.span is None else traced.asked(asking, visit.span.step(Step.SHARED)))
         match claim:
             case Found(entry) if not self.found(entry):
@@ -228,10 +226,10 @@ class Fill:
     async def _send(self, flight: Flight, visit: Visit, base: Entry | None) -> Answer:
         headers = self._headers(visit, narrow=False, base=base)
 
-        def sent(now: float) -> None:
-            flight.asked = now
+        def sent() -> None:
+            flight.asked = self._clock.now()
 
-        return await self._calls.make(visit, Call("GET", visit.request.target, headers), sent)
+        return await self._calls.make(visit, Call("GET", visit.request.target, headers, sent=sent))
 
     def _give_up(self, lease: Lease | None, outcome: Alone | Broken | Apart) -> None:
         if lease is not None and self._shared is not None:
@@ -240,7 +238,12 @@ class Fill:
     def _keep(self, entry: Entry, asked: float, lease: Lease | None) -> None:
         """Store it here and for all others."""
         self._store.put(entry)
-        if self._shared is not None:
+        if self._shared is None:
+            return
+        names = [name for name, _ in entry.terms.vary]
+        if len({name.replace("_", "-") for name in names}) < len(names):
+            self._give_up(lease, Apart())  # the names of all variants are kept once there: these would hide the usual
+        else:
             self._shared.keep(lease, entry, asked)
 
     def _forget(self, entry: Entry) -> None:
@@ -259,14 +262,15 @@ class Fill:
                 if reason is None:
                     self._keep(entry, flight.asked, lease)
                 else:
+                    self._give_up(lease, Alone(reason))
                     self._note_unshareable(visit, base, reason)
-                flight.settle(Landed(entry, 304, stale=False, shared=reason is None))
+                flight.settle(Landed(entry, 304, stale=False, reason=reason))
                 flight.end()
                 return
             case UseStale(entry):
                 self._note_failure(visit, Reason.UPSTREAM_ERROR)
                 self._give_up(lease, Broken(Reason.UPSTREAM_ERROR, answer.head.status))
-                flight.settle(Landed(entry, answer.head.status, stale=True, shared=True))
+                flight.settle(Landed(entry, answer.head.status, stale=True, reason=None))
                 flight.end()
                 return
             case Pass(reason, shared):
@@ -336,19 +340,18 @@ class Fill:
             self._forget(base)
         self._flights.unshareable.add(visit.shelf, self._clock.now() + UNSHAREABLE_SECONDS, reason)
 
-    async def pass_on(self, visit: Visit, *, freshens: bool) -> Answer:
+    async def pass_on(self, visit: Visit, place: Place, *, freshens: bool) -> Answer:
         """Send the request itself, body and all, for nobody but its client. Raises OriginError.
 
-        What its success means for the store is settled before the head goes out; and where nobody will hear of
-        an answer, what it may have changed. `freshens`: the answer to a HEAD may speak of a stored GET.
+        What its success means for the store is settled before the head goes out. `freshens`: the answer to a HEAD
+        may speak of a stored GET.
         """
         request = visit.request
         asked, seq = float("inf"), self._log.position
-        writes = visit.lane.policy.unsafe_invalidates and request.method not in SAFE_METHODS
 
-        def sent(now: float) -> None:
+        def sent() -> None:
             nonlocal asked
-            asked = now
+            asked = self._clock.now()
 
         call = Call(
             request.method,
@@ -357,19 +360,14 @@ class Fill:
             body=None if request.length == 0 else visit.client.body(),
             length=request.length,
             upgrade=request.websocket,
+            sent=sent,
         )
-        try:
-            answer = await self._calls.make(visit, call, sent)
-        except (asyncio.CancelledError, ClientError, OriginError) as error:
-            unsent = asked == float("inf") or (isinstance(error, OriginError) and error.reason in _NEVER_SENT)
-            if writes and not unsent:
-                await self._invalidate(visit, {})
-            raise
+        if is_write(visit):
+            return await self._writes.make(visit, call, place)
+        answer = await self._calls.make(visit, call)
         try:
             if freshens and request.method == "HEAD":
                 self._freshen_by_head(visit, self._fetched(visit, answer, asked, seq))
-            if writes and 200 <= answer.head.status < 400:
-                await self._invalidate(visit, answer.head.fields)
         except BaseException:
             answer.close()
             raise
@@ -381,28 +379,8 @@ class Fill:
         if stored is None or stored.terms.policy != visit.lane.fingerprint or got.head.status != 200:
             return
         verdict = on_head(got, visit.lane.policy, stored)
-        if not (verdict and verdict.keep and self._store.put(verdict.entry)):
+        if verdict is None or verdict.reason is not None or not self._store.put(verdict.entry):
             self._forget(stored)
-
-    async def _invalidate(self, visit: Visit, fields: Fields) -> None:
-        """RFC 9111 section 4.4: the target, and Location and Content-Location on the same origin; RFC 9875 section 3:
-        the groups of that origin that the answer's `fields` name. Others have been told, if they can be, before the
-        client hears of its success.
-        """
-        request = visit.request
-        targets = {request.target}
-        for name in ("location", "content-location"):
-            reference = fields.get(name)
-            target = None if reference is None else same_origin_target(reference, request)
-            if target is not None:
-                targets.add(target)
-        batch = [(Kind.URL, visit.site.keyed_url(request.scheme, request.host, t)) for t in sorted(targets)]
-        groups = group_tags(fields.get("cache-group-invalidation"), f"{request.scheme}://{request.host}")
-        # So many are as good as all of the origin's, and one record.
-        batch += [(Kind.TAG, tag) for tag in groups] if len(groups) <= MAX_GROUPS else [(Kind.HOST, request.host)]
-        self._log.append(batch, self._clock.now())
-        if self._told_of is not None:
-            await self._told_of.announce(batch)
 
     def _headers(self, visit: Visit, *, narrow: bool, base: Entry | None) -> Headers:
         upstream, client, request = visit.lane.upstream, visit.client, visit.request

@@ -25,13 +25,13 @@ FAILED_SECONDS: Final = 3.0  # a stale answer is given at once after a failed fe
 class Landed:
     """The answer is a whole entry: the stored one freshened by a 304, or `stale` in place of an error.
 
-    Not `shared`: what came with the 304 is for the one who asked.
+    With a `reason`, why not, what came with the 304 is not kept: it is for the one who asked.
     """
 
     entry: Entry
     status: int
     stale: bool
-    shared: bool
+    reason: Reason | None
 
 
 @dataclass(frozen=True, slots=True)

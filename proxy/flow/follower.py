@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, unique
+from itertools import takewhile
 from typing import Final, assert_never
 
 from proxy.flow.invalidation import InvalidationLog, Kind, Record, Target
@@ -174,6 +175,9 @@ class Follower:
         return Heard.APPLIED
 
 
+_EVERYTHING: Final[Target] = (Kind.ALL, "")
+
+
 class Outbox:
     """Targets that others have to be told of, in order, each of them once; more than there is room for become one
     soft `all`.
@@ -182,29 +186,31 @@ class Outbox:
     have happened after that was written.
     """
 
-    __slots__ = ("_flying", "_soft", "_soft_flying", "_waiting")
+    __slots__ = ("_flying", "_waiting")
 
     def __init__(self) -> None:
-        self._waiting: dict[Target, None] = {}
-        self._flying: dict[Target, None] = {}
-        self._soft = self._soft_flying = False
+        self._waiting: dict[Target, bool] = {}  # whether it is soft; a hard one counts for both
+        self._flying: dict[Target, bool] = {}
 
     def __len__(self) -> int:
         return len(self._flying) + len(self._waiting)
 
-    def put(self, targets: Sequence[Target]) -> None:
+    def put(self, targets: Sequence[Target], *, soft: bool = False) -> None:
         """Let them wait."""
-        if not self._soft:
-            self._waiting.update(dict.fromkeys(targets))
+        if _EVERYTHING not in self._waiting:
+            for target in targets:
+                self._waiting[target] = soft and self._waiting.get(target, True)
             self._limit()
 
     def take(self) -> tuple[Sequence[Target], bool]:
-        """All that wait, and whether they are soft: nothing while others are taken."""
-        if self._flying:
+        """The first that wait, as many as are alike, and whether they are soft: nothing while others are taken."""
+        if self._flying or not self._waiting:
             return (), False
-        self._flying, self._waiting = self._waiting, {}
-        self._soft_flying, self._soft = self._soft, False
-        return tuple(self._flying), self._soft_flying
+        soft = next(iter(self._waiting.values()))
+        self._flying = dict(takewhile(lambda waiting: waiting[1] is soft, self._waiting.items()))
+        for target in self._flying:
+            del self._waiting[target]
+        return tuple(self._flying), soft
 
     def sent(self) -> None:
         """What was taken has been written."""
@@ -212,12 +218,14 @@ class Outbox:
 
     def failed(self) -> None:
         """It has not, as far as is known."""
-        if self._soft_flying:
-            self._waiting, self._soft = self._flying, True
-        elif not self._soft:
-            self._waiting = self._flying | self._waiting
-        self._flying = {}
+        flying, self._flying = self._flying, {}
+        if _EVERYTHING in flying:
+            self._waiting = flying
+        elif _EVERYTHING not in self._waiting:
+            waiting, self._waiting = self._waiting, flying
+            for target, soft in waiting.items():
+                self._waiting[target] = soft and self._waiting.get(target, True)
 
     def _limit(self) -> None:
         if len(self) > MAX_OUTBOX:
-            self._waiting, self._soft = {(Kind.ALL, ""): None}, True
+            self._waiting = {_EVERYTHING: True}

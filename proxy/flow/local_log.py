@@ -20,7 +20,7 @@ class LocalLog:
         self._log, self.instance, self._now = log, instance, now
         self._applied: OrderedDict[str, float] = OrderedDict()  # milliseconds that it took, by batch
 
-    async def announce(self, targets: Sequence[Target]) -> None:
+    async def announce(self, targets: Sequence[Target], *, soft: bool = False) -> None:
         """There is nobody to tell."""
 
     async def invalidate(self, targets: Sequence[Target], who: str, *, soft: bool) -> str:  # noqa: ARG002 - no one reads it

@@ -9,6 +9,10 @@ from proxy.rules.report import Account
 from proxy.rules.wire import Refused
 
 
+def _nobody() -> None:
+    """Whoever need not know."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request to an upstream, complete: `headers` hold Host and are sent as they are.
@@ -23,6 +27,7 @@ class Call:
     body: AsyncIterator[bytes] | None = None
     length: int | None = 0
     upgrade: bool = False
+    sent: Callable[[], None] = _nobody  # told when its head is handed to the connection
 
 
 class OriginError(Exception):

@@ -81,9 +81,11 @@ class Relay:
         since = visit.now if plan.fresh else 0.0
         variant: Headers | None = self._store.variant(visit.key, visit.request) if plan.shared else None
         claim: Claim | None = None if plan.shared else Apart()
+        waited = False
         for turn in range(_TURNS):
             alone = None
-            if claim is None or (turn == 0 and "range" in visit.request.fields):
+            # Asked once for each flight: whoever is told nothing is the one that finds out.
+            if not waited and (claim is None or (turn == 0 and "range" in visit.request.fields)):
                 alone = self._flights.must_go_alone(visit.shelf, visit.now)
             flight = None if variant is None else self._flights.joinable(visit.shelf, variant, since)
             stored = None if alone is not None or flight is not None else self._stored_meanwhile(visit, plan)
@@ -113,7 +115,8 @@ class Relay:
             if flight is None:
                 if isinstance(claim, Lead) and place.waits:
                     claim = None  # the fleet must not wait for whoever waits here: its lease is free
-                if await place.take():
+                waited = await place.take()
+                if waited:
                     continue  # much may have happened meanwhile
                 lease = claim.lease if isinstance(claim, Lead) and claim.lease.take() else None
                 flight = self._fill.open(visit, plan.base, variant, lease)
@@ -190,8 +193,8 @@ class Relay:
             case Failed():
                 await self._landed_or_failed(visit, plan, arrival, collapsed=True)
                 return True
-            case Landed(entry, _, stale, shared):
-                if not shared or self._log.overtaken(flight, flight.seq):
+            case Landed(entry, _, stale, reason):
+                if reason is not None or self._log.overtaken(flight, flight.seq):
                     return False
                 if not self._suits(visit, flight, entry, stale=stale):
                     return False
@@ -258,7 +261,8 @@ class Relay:
             account = Account(Reason.UPSTREAM_ERROR, None, plan.fwd, arrival.status, collapsed=collapsed)
             await self._failed(visit, replace(plan, base=arrival.entry), arrival.status, account)
             return
-        account = Account(plan.reason, None, plan.fwd, arrival.status, collapsed=collapsed)
+        reason = plan.reason if arrival.reason is None else arrival.reason
+        account = Account(reason, None, plan.fwd, arrival.status, collapsed=collapsed)
         await self._serve(visit, arrival.entry, account)
 
     async def _stream(self, visit: Visit, plan: Fetch, arrival: Streaming, reader: Reader, *, collapsed: bool) -> None:
@@ -281,7 +285,7 @@ class Relay:
         try:
             # Who asks for itself alone says nothing of what is stored for all.
             shareable = plan.keep and not has_credentials(visit.request.fields)
-            answer = await self._fill.pass_on(visit, freshens=shareable)
+            answer = await self._fill.pass_on(visit, place, freshens=shareable)
         except OriginError as error:
             await self._failed(visit, plan, failure_status(error.reason), Account(error.reason, fwd=plan.fwd))
             return
@@ -305,7 +309,7 @@ class Relay:
             busy = gate if account.reason is Reason.UPSTREAM_BUSY else None
             self._answers.error(visit, status, account, after=1 if busy is None else busy.rule.after)
             return
-        if account.reason in HELD_BACK and not account.collapsed:  # it was answered without asking the upstream
+        if account.reason in HELD_BACK:  # it was answered without asking the upstream
             account = Account(Reason.STALE_IF_ERROR, ttl=stale.ttl(self._clock.now()))
         await self._serve(visit, stale.entry, replace(account, reason=Reason.STALE_IF_ERROR))
 

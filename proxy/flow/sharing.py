@@ -153,7 +153,7 @@ class LogUnreachable(Exception):
 class SharedLog(Protocol):
     """The invalidation log that all instances share, or the only instance's own."""
 
-    async def announce(self, targets: Sequence[Target]) -> None:
+    async def announce(self, targets: Sequence[Target], *, soft: bool = False) -> None:
         """Tell all others what was applied here already: within the deadline, or as soon as that is possible."""
         ...
 

@@ -60,11 +60,6 @@ class Freshen:
     entry: Entry
     reason: Reason | None
 
-    @property
-    def keep(self) -> bool:
-        """Whether it lives on so."""
-        return self.reason is None
-
 
 @dataclass(frozen=True, slots=True)
 class UseStale:

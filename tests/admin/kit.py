@@ -43,8 +43,8 @@ class FakeLog:
     waited: list[float] = field(default_factory=list)
     batches: list[tuple[Sequence[Target], str, bool]] = field(default_factory=list)
 
-    async def announce(self, targets: Sequence[Target]) -> None:
-        raise AssertionError(targets)
+    async def announce(self, targets: Sequence[Target], *, soft: bool = False) -> None:
+        raise AssertionError(targets, soft)
 
     async def invalidate(self, targets: Sequence[Target], who: str, *, soft: bool) -> str:
         if self.down:

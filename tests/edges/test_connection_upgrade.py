@@ -7,10 +7,10 @@ import pytest
 
 from proxy.edges.connection import HIGH_WATER
 from proxy.flow.background import Background
-from proxy.flow.ports import Client, ClientError, OriginError
+from proxy.flow.ports import Client, OriginError
 from proxy.flow.tunnel import carry
 from proxy.rules.message import Reason, Request
-from tests.edges.kit import LIMITS, Rig, Wire, get, read_all, rig, turns, until
+from tests.edges.kit import LIMITS, Rig, Wire, get, rig, turns, until
 
 BIG = 16 << 20  # bytes: more than the kernel keeps for a client that does not read
 UPGRADE = get("/", "Connection: Upgrade", "Upgrade: websocket")
@@ -226,30 +226,6 @@ async def test_a_tunnel_may_be_silent_for_ever_but_not_unread() -> None:
         here.sweep(LIMITS.write_timeout + 0.1)
         await wire.reset()
         await here.ended()
-
-
-async def test_who_reads_the_body_of_a_request_that_is_upgraded_in_its_middle_hears_of_it() -> None:
-    heard: list[str] = []
-
-    async def work(_request: Request, client: Client) -> None:
-        reading = asyncio.ensure_future(read_all(client))
-        await turns()
-        inbound = client.upgrade(SWITCHED)
-        with pytest.raises(ClientError) as caught:
-            await reading
-        heard.append(str(caught.value))
-        assert [piece async for piece in inbound] == [b"bye"]
-        client.finish()
-
-    async with rig(work) as here:
-        wire = await here.connect()
-        await wire.send(get("/", "Content-Length: 10") + b"12345")
-        assert await wire.through(b"\r\n\r\n") == SWITCHED + b"\r\n"
-        await wire.send(b"bye")
-        wire.shut()
-        assert await wire.closed()
-        await here.ended()
-        assert heard == ["the rest of the body is not HTTP"]
 
 
 async def test_a_tunnel_that_is_left_alone_takes_no_next_request() -> None:

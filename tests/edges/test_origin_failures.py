@@ -4,6 +4,8 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -42,6 +44,19 @@ async def test_a_refused_connection_and_an_unknown_name_are_connect() -> None:
         async with client(url) as origin:
             assert await failure(origin.fetch(get())) is Reason.CONNECT
             assert (origin.requests, origin.errors, origin.retries) == (1, 1, 0)
+
+
+async def test_a_call_is_told_of_as_sent_when_it_is_and_only_then() -> None:
+    sent: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with client(f"http://127.0.0.1:{port}") as origin:
+        await failure(origin.fetch(replace(get(), sent=lambda: sent.append("to nobody"))))
+    async with upstream(once(b"")) as up, client(up.url, max_connections=1, timeout=0.2) as origin:
+        calls = [replace(get(), sent=partial(sent.append, name)) for name in ("first", "second")]
+        reasons = await asyncio.gather(*[failure(origin.fetch(call)) for call in calls])
+        assert sorted(reason.value for reason in reasons) == ["overloaded", "timeout"]
+    assert sent == ["first"]
 
 
 async def test_an_upstream_that_moved_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -387,11 +387,14 @@ async def test_records_written_are_told_to_who_waits_for_them_here(server: Serve
         assert b.told.state().applied == 2
 
 
-async def test_a_log_that_cannot_be_read_is_complained_about_and_followed_again(prefix: str) -> None:
+async def test_a_log_that_cannot_be_read_is_complained_about_and_followed_again(
+    prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with single() as server:
         server.ask("ACL", "SETUSER", "default", "-hset")
         async with member(server.url, prefix, "a", deadline=0.5) as a:
-            assert "cannot be read" in a.told.state().trouble
+            assert a.told.state().trouble == "Redis says ERR"
+            assert "the invalidation log cannot be read: ERR The user executing the script can't run" in caplog.text
             server.ask("ACL", "SETUSER", "default", "+hset")
             await a.caught_up()
             assert a.told.state().trouble == ""

@@ -185,6 +185,7 @@ class FakeOrigin:
     async def fetch(self, call: Call) -> Up:
         up = Up(call)
         self.calls.append(up)
+        call.sent()
         return await up.arrive()
 
     async def close(self) -> None:

@@ -36,6 +36,9 @@ async def test_a_place_at_the_upstream_is_given_back_however_the_call_ends() -> 
         await w.idle()
         gone.leave()
         await w.idle()
+        assert w.upstream_gate.inside == 1, "a write goes on"
+        w.last.reply()
+        await w.idle()
         assert w.upstream_gate.inside == 0
         failed = w.ask(target="/2")
         await w.idle()

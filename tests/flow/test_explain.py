@@ -361,6 +361,13 @@ ROWS: Final = (
         (asked(body=b"xx"),),
         policy=replace(PLAIN, max_object_size=1),
     ),
+    Row(
+        "a part of it too, for those who say who they are",
+        "fetch bypass too-large alone",
+        (asked("Cookie: b=1", body=b"xx"),),
+        ("Cookie: a=1", "Range: bytes=0-0"),
+        policy=replace(PLAIN, max_object_size=1, default_ttl=60.0),
+    ),
     miss("until one finds out", asked(reply=("Cache-Control: no-store",)), later(31)),
     Row(
         "what is unshareable to those who say who they are",

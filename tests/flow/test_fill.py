@@ -272,10 +272,11 @@ async def test_an_open_breaker_calls_nobody_and_stale_bridges_it() -> None:
 
 async def test_a_client_that_leaves_counts_for_nothing_with_the_breaker() -> None:
     async with World(breaker=1) as w:
-        posting = w.ask(method="POST", upload=(b"x",))
+        asking = w.ask("Authorization: mine", method="HEAD")
         await w.idle()
-        posting.leave()
+        asking.leave()
         await w.idle()
+        assert w.last.over
         assert w.breaker.admits(w.clock.at)
 
 
@@ -322,33 +323,64 @@ _MAYBE_DONE: Final = [Reason.TIMEOUT, Reason.DISCONNECTED, Reason.BAD_RESPONSE, 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
 @pytest.mark.parametrize("reason", _MAYBE_DONE, ids=lambda reason: reason.value)
-async def test_a_write_whose_answer_never_came_may_have_been_done_so_it_takes_the_url_out(
+async def test_a_write_whose_answer_never_came_may_have_been_done_so_what_is_stored_is_validated(
     method: str, reason: Reason
 ) -> None:
     async with World() as w:
-        await w.store(FRESH)
+        await w.store(SIE, ETAG)
         await w.store(FRESH, target="/c")
         client = w.ask(method=method)
         await w.idle()
         w.last.fail(reason)
         await w.idle()
         assert client.status in (502, 504)
-        assert _body(w) is None
-        assert w.stored(target="/c") is not None
+        assert w.ask(target="/c").how == "readthrough; hit; ttl=60"
+        again = w.ask()
+        await w.idle()
+        assert w.last.sent["if-none-match"] == '"1"'
+        w.last.fail(Reason.TIMEOUT)
+        await w.idle()
+        assert again.got == b"old", "it may bridge the outage that the write has met"
 
 
-async def test_a_write_whose_client_leaves_while_the_upstream_is_at_it_takes_the_url_out() -> None:
+@pytest.mark.parametrize(
+    ("status", "goes"), [(200, True), (204, True), (303, True), (401, False), (404, False), (500, False)]
+)
+async def test_a_write_goes_on_without_its_client_and_is_judged_by_its_answer(status: int, goes: bool) -> None:
+    async with World(gate=GateRule(1, 0)) as w:
+        await w.store(FRESH)
+        client = w.ask(method="POST")
+        await w.idle()
+        client.leave()
+        await w.idle()
+        assert client.over
+        assert _body(w) == b"old"
+        busy = w.ask(target="/b")
+        await w.idle()
+        assert busy.status == 503, "it keeps its client's place"
+        w.last.reply(status=status)
+        await w.idle()
+        assert (_body(w) is None) is goes
+        assert w.gates is not None
+        assert len(w.gates) == 0
+
+
+async def test_a_write_whose_client_leaves_and_that_is_never_answered_makes_it_be_validated() -> None:
     async with World() as w:
         await w.store(FRESH)
         client = w.ask(method="POST")
         await w.idle()
-        assert _body(w) == b"old"
         client.leave()
         await w.idle()
-        assert _body(w) is None
+        w.last.fail(Reason.TIMEOUT)
+        await w.idle()
+        w.ask()
+        await w.idle()
+        assert [call.call.method for call in w.calls] == ["GET", "POST", "GET"]
+        w.last.reply(FRESH)
 
 
-async def test_a_write_whose_body_breaks_off_takes_the_url_out() -> None:
+async def test_a_write_whose_body_breaks_off_was_none() -> None:
     class Breaking(FakeClient):
         async def body(self) -> AsyncIterator[bytes]:
             yield b"x"
@@ -362,7 +394,7 @@ async def test_a_write_whose_body_breaks_off_takes_the_url_out() -> None:
         w.run(client, w.exchange.begin(asked, client))
         await w.idle()
         assert w.last.body == b"x"
-        assert _body(w) is None
+        assert _body(w) == b"old"
 
 
 async def test_a_fetch_that_a_write_without_an_answer_has_overtaken_is_not_stored() -> None:

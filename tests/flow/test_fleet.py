@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.flow.fill import MAX_GROUPS
 from proxy.flow.invalidation import Kind, Target
 from proxy.flow.sharing import Alone, Apart, Broken, Claim, Found, Lead, Lease, Progress, Rest, Wanted
+from proxy.flow.writes import MAX_GROUPS
 from proxy.rules.message import Entry, Reason
 from proxy.rules.quota import GateRule
 from tests.flow.kit import ETAG, FRESH, HOST, PLAIN, STALEABLE, URL, World
@@ -100,11 +100,13 @@ class FakeLog:
 
     def __init__(self) -> None:
         self.told: list[Target] = []
+        self.soft = False  # the last of it
         self.batches: list[list[Target]] = []
         self.gate = asyncio.Event()
 
-    async def announce(self, targets: Sequence[Target]) -> None:
+    async def announce(self, targets: Sequence[Target], *, soft: bool = False) -> None:
         self.told += targets
+        self.soft = soft
         self.batches.append(list(targets))
         await self.gate.wait()
 
@@ -516,18 +518,20 @@ async def test_others_are_told_of_an_unsafe_request_before_its_client_is() -> No
 
 
 @pytest.mark.parametrize("ends", ["its client leaves", "it is not answered"])
-async def test_others_are_told_of_a_write_that_nobody_hears_the_end_of(ends: str) -> None:
+async def test_others_are_told_of_a_write_that_its_client_does_not_hear_the_end_of(ends: str) -> None:
     told = FakeLog()
     async with World(told=told) as w:
         post = w.ask(method="POST")
         await w.idle()
-        assert told.told == []
         if ends == "its client leaves":
             post.leave()
+            await w.idle()
+            assert (post.over, told.told) == (True, [])
+            w.last.reply(status=204)
         else:
             w.last.fail(Reason.TIMEOUT)
         await w.idle()
-        assert told.told == [(Kind.URL, URL)]
+        assert (told.told, told.soft) == ([(Kind.URL, URL)], ends != "its client leaves")
         told.gate.set()
         await w.idle()
         assert post.over
@@ -572,6 +576,9 @@ async def test_a_client_that_leaves_meanwhile_leaves_nothing_open() -> None:
         w.last.reply(status=204)
         await w.idle()
         post.leave()
+        await w.idle()
+        assert post.over
+        told.gate.set()
         await w.idle()
         assert w.last.closed == 1
 
@@ -686,3 +693,65 @@ async def test_who_followed_a_flight_that_was_overtaken_asks_again() -> None:
         w.last.reply(FRESH, body=b"new")
         await w.idle()
         assert [client.got for client in clients] == [b"of before the purge", b"new"]
+
+
+async def test_who_goes_to_find_out_does_so_though_it_has_to_wait_for_its_place() -> None:
+    shared = FakeShared()
+    async with World(gate=GateRule(1, 1, 60.0), shared=shared) as w:
+        w.ask(target="/k")
+        await w.idle()
+        shared.lead()
+        await w.idle()
+        w.last.reply(PRIVATE)
+        await w.idle()
+        w.clock.at += 31.0
+        w.ask(target="/busy")
+        await w.idle()
+        shared.lead()
+        await w.idle()
+        busy = w.last
+        client = w.ask(target="/k")
+        await w.idle()
+        shared.lead()
+        await w.idle()
+        busy.reply(FRESH)
+        await w.idle()
+        shared.lead()
+        await w.idle()
+        w.last.reply(FRESH, body=b"shared by now")
+        await w.idle()
+        assert "stored" in client.how
+        assert w.ask(target="/k").got == b"shared by now"
+
+
+async def test_what_was_selected_by_another_spelling_too_hides_nothing_of_the_usual_from_others() -> None:
+    w, shared = fleet()
+    async with w:
+        client = w.ask("Accept-Language: de", "Accept_Language: fr")
+        await w.idle()
+        lease = shared.lead()
+        await w.idle()
+        w.last.reply(FRESH, "Vary: Accept-Language", body=b"de or fr")
+        await w.idle()
+        assert "stored" in client.how
+        assert (shared.kept, shared.ended[lease]) == ([], Apart())
+
+
+async def test_others_hear_why_what_was_renewed_is_not_kept() -> None:
+    w, shared = fleet()
+    async with w:
+        w.ask()
+        await w.idle()
+        shared.lead()
+        await w.idle()
+        w.last.reply(FRESH, ETAG, body=b"old")
+        await w.idle()
+        w.clock.at += 61.0
+        client = w.ask()
+        await w.idle()
+        lease = shared.lead()
+        await w.idle()
+        w.last.reply("Cache-Control: no-store", status=304)
+        await w.idle()
+        assert client.how == "readthrough; fwd=stale; fwd-status=304; detail=no-store"
+        assert shared.ended[lease] == Alone(Reason.NO_STORE)

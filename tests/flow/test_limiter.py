@@ -534,3 +534,15 @@ async def test_what_stands_in_while_the_upstream_is_left_alone_costs_a_hit() -> 
         await w.idle()
         assert client.how == "readthrough; hit; ttl=-14; detail=stale-if-error"
         assert w.spent() == before + 0.25
+
+
+async def test_a_client_that_leaves_while_its_bucket_is_asked_pays_for_no_answer() -> None:
+    hard, soft = Asking(0.0001, 4.0), LocalBuckets(DAILY.rate, DAILY.burst, _unasked)
+    soft.take(ME, DAILY.burst, 0.0)
+    async with World(limits=[Limit(DAILY, soft), Limit(quota(rate=0.0001, hit=1.0, burst=4.0), hard)]) as w:
+        client = w.ask()
+        await w.idle()
+        client.leave()
+        hard.gate.set()
+        await w.idle()
+        assert hard.left(ME, 0.0) == 4.0

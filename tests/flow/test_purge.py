@@ -41,8 +41,8 @@ class FakeLog:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def announce(self, targets: Sequence[Target]) -> None:
-        raise AssertionError(targets)
+    async def announce(self, targets: Sequence[Target], *, soft: bool = False) -> None:
+        raise AssertionError(targets, soft)
 
     async def invalidate(self, targets: Sequence[Target], who: str, *, soft: bool) -> str:
         await self.gate.wait()

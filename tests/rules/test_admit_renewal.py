@@ -34,7 +34,7 @@ def test_a_304_renews_what_is_stored() -> None:
     """RFC 9111 sections 4.3.3 and 4.3.4."""
     kept = old("X-Old: 1", "X-Both: 1", "Age: 9")
     got = renewed(kept, "Cache-Control: max-age=500", f"Date: {date(100)}", "X-Both: 2", "x-both: 3", "X-New: 4")
-    assert got.keep
+    assert got.reason is None
     assert got.entry.head.status == 200
     assert got.entry.head.reason == "OK"
     kept_fields, new = (TAGGED, "X-Old: 1"), ("Cache-Control: max-age=500", f"Date: {date(100)}")
@@ -65,7 +65,7 @@ def test_a_304_cannot_change_what_describes_the_body(field: str) -> None:
     name = field.partition(":")[0].lower()
     assert got.entry.head.fields.get(name) == kept.head.fields.get(name)
     assert got.entry.vary == kept.vary
-    assert got.keep
+    assert got.reason is None
 
 
 def test_a_304_renews_the_variant_that_was_validated() -> None:
@@ -100,7 +100,7 @@ def test_the_seconds_a_whole_takes_are_remembered_across_a_304() -> None:
 )
 def test_a_304_can_end_the_storing(fields: tuple[str, ...], by: tuple[str, ...]) -> None:
     got = renewed(old(), f"Date: {date(100)}", *fields, by=by)
-    assert not got.keep
+    assert got.reason is not None
     assert got.entry.body == (BODY,)
 
 
@@ -172,7 +172,7 @@ def test_cookies_that_may_be_stored_outlive_renewals() -> None:
     got = old("Set-Cookie: a=1", "Set-Cookie: b=2", policy=policy)
     for _ in range(2):
         again = renewed(got, FRESH, policy=policy)
-        assert again.keep
+        assert again.reason is None
         got = again.entry
         assert [value for name, value in got.head.headers if name == "Set-Cookie"] == ["a=1", "b=2"]
 
@@ -181,7 +181,7 @@ def test_where_cookies_may_not_be_stored_a_304_with_one_is_for_its_asker_alone_e
     kept = old()
     for _ in range(2):
         got = renewed(kept, FRESH, "Set-Cookie: a=1")
-        assert (got.keep, got.entry.head.fields["set-cookie"]) == (False, "a=1")
+        assert (got.reason is None, got.entry.head.fields["set-cookie"]) == (False, "a=1")
         assert "set-cookie" not in renewed(kept, FRESH).entry.head.fields
 
 
@@ -213,7 +213,11 @@ def test_renewing_twice_with_the_same_changes_nothing_more(pair: tuple[Entry, Po
         twice = on_response(answer, policy, once.entry)
         assert isinstance(twice, Freshen)
         assert sorted(twice.entry.head.headers) == sorted(once.entry.head.headers)
-        assert (twice.keep, twice.entry.body, twice.entry.tags) == (once.keep, once.entry.body, once.entry.tags)
+        assert (twice.reason, twice.entry.body, twice.entry.tags) == (
+            once.reason,
+            once.entry.body,
+            once.entry.tags,
+        )
 
 
 @brief
@@ -273,7 +277,7 @@ def headed(kept: Entry, *fields: str, status: int = 200) -> Freshen | None:
 def test_a_head_renews_a_stored_get(fields: tuple[str, ...]) -> None:
     got = headed(old(f"Last-Modified: {date(-9)}", "X: 1"), FRESH, *fields)
     assert got is not None
-    assert got.keep
+    assert got.reason is None
     assert got.entry.head.fields["x"] == "2"
     assert (got.entry.fresh_until, got.entry.body, got.entry.length) == (LATER + 60, (BODY,), len(BODY))
 
@@ -297,4 +301,4 @@ def test_a_head_of_another_status_does_not_renew() -> None:
 def test_a_head_can_end_the_storing() -> None:
     got = headed(old(), "Cache-Control: no-store")
     assert got is not None
-    assert not got.keep
+    assert got.reason is not None
