@@ -78,14 +78,16 @@ class Writes:
                 answer.close()
                 raise
             answer.close()  # nobody waits for it
-        except OriginError as error:
+        except (OriginError, asyncio.CancelledError) as error:  # the latter at the process's end
             if write.sent:  # it may have been done: what is stored is validated, and still there if that fails
                 await self._invalidate(visit, {}, soft=True)
+            if not isinstance(error, OriginError):
+                raise
             write.fail(OriginError(error.reason, str(error)))
         except ClientError as error:  # its body never ended, so it was never a request
             write.fail(ClientError(str(error)))
         finally:
-            write.answer.cancel()  # where nothing has come of it, through a fault of ours or the process's end
+            write.answer.cancel()  # where nothing has come of it, through a fault of ours too
 
     async def _invalidate(self, visit: Visit, fields: Fields, *, soft: bool = False) -> None:
         """The target, and Location and Content-Location on the same origin; RFC 9875 section 3: the groups of that

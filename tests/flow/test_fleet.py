@@ -517,19 +517,23 @@ async def test_others_are_told_of_an_unsafe_request_before_its_client_is() -> No
         assert post.status == 204
 
 
-@pytest.mark.parametrize("ends", ["its client leaves", "it is not answered"])
+@pytest.mark.parametrize("ends", ["its client leaves", "it is not answered", "the process stops"])
 async def test_others_are_told_of_a_write_that_its_client_does_not_hear_the_end_of(ends: str) -> None:
     told = FakeLog()
     async with World(told=told) as w:
         post = w.ask(method="POST")
         await w.idle()
-        if ends == "its client leaves":
-            post.leave()
-            await w.idle()
-            assert (post.over, told.told) == (True, [])
-            w.last.reply(status=204)
-        else:
-            w.last.fail(Reason.TIMEOUT)
+        match ends:
+            case "its client leaves":
+                post.leave()
+                await w.idle()
+                assert (post.over, told.told) == (True, [])
+                w.last.reply(status=204)
+            case "the process stops":
+                told.gate.set()
+                await w.background.drain(0.0)
+            case _:
+                w.last.fail(Reason.TIMEOUT)
         await w.idle()
         assert (told.told, told.soft) == ([(Kind.URL, URL)], ends != "its client leaves")
         told.gate.set()
