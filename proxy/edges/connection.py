@@ -115,9 +115,9 @@ class Connection(asyncio.Protocol, Generic[A]):
         self._shared.connections.discard(self)
         self._shared.admitted -= self._admitted
         self._phase = _Phase.LINGER
-        if self._inbound is not None:
+        if self._inbound is not None and not self._inbound.done:
             self._inbound.end("the client left")
-            self._inbound = None
+        self._inbound = None
         self._out.end()
         if self._task is not None:
             self._task.cancel()

@@ -302,18 +302,19 @@ class RedisLog:
             turn.set()
 
     async def _send_outbox(self) -> bool:
-        """Whether all that it took is written."""
-        targets, soft = self._outbox.take()
-        if not targets:
-            return True
-        try:
-            await self._append(targets, soft=soft)
-        except BaseException as error:
-            self._outbox.failed()
-            if not isinstance(error, Unreachable | ResponseError):
-                raise
-            return False
-        self._outbox.sent()
+        """Whether all that waited is written."""
+        for _ in range(2):  # the hard ones, the soft ones
+            targets, soft = self._outbox.take()
+            if not targets:
+                break
+            try:
+                await self._append(targets, soft=soft)
+            except BaseException as error:
+                self._outbox.failed()
+                if not isinstance(error, Unreachable | ResponseError):
+                    raise
+                return False
+            self._outbox.sent()
         return True
 
     # -- hearing

@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, unique
-from itertools import takewhile
 from typing import Final, assert_never
 
 from proxy.flow.invalidation import InvalidationLog, Kind, Record, Target
@@ -179,8 +178,8 @@ _EVERYTHING: Final[Target] = (Kind.ALL, "")
 
 
 class Outbox:
-    """Targets that others have to be told of, in order, each of them once; more than there is room for become one
-    soft `all`.
+    """Targets that others have to be told of, each of them once, hard ones first; more than there is room for become
+    one soft `all`.
 
     What is taken stays until it is known whether it was sent; what is put meanwhile goes behind it, since it may
     have happened after that was written.
@@ -203,13 +202,12 @@ class Outbox:
             self._limit()
 
     def take(self) -> tuple[Sequence[Target], bool]:
-        """The first that wait, as many as are alike, and whether they are soft: nothing while others are taken."""
+        """All hard ones that wait, or else all soft ones, and whether it is these: nothing while others are taken."""
         if self._flying or not self._waiting:
             return (), False
-        soft = next(iter(self._waiting.values()))
-        self._flying = dict(takewhile(lambda waiting: waiting[1] is soft, self._waiting.items()))
-        for target in self._flying:
-            del self._waiting[target]
+        soft, waiting = all(self._waiting.values()), self._waiting
+        self._flying = {target: each for target, each in waiting.items() if each is soft}
+        self._waiting = {target: each for target, each in waiting.items() if each is not soft}
         return tuple(self._flying), soft
 
     def sent(self) -> None:

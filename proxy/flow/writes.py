@@ -31,7 +31,7 @@ class _Write:
     def send(self) -> None:
         self.sent = True
 
-    def fail(self, error: ClientError | OriginError) -> None:
+    def fail(self, error: Exception) -> None:
         if not self.answer.done():
             self.answer.set_exception(error)
 
@@ -86,8 +86,11 @@ class Writes:
             write.fail(OriginError(error.reason, str(error)))
         except ClientError as error:  # its body never ended, so it was never a request
             write.fail(ClientError(str(error)))
+        except Exception:  # a bug of ours, logged by whoever runs this: its client must not wait for ever
+            write.fail(RuntimeError("the write failed"))
+            raise
         finally:
-            write.answer.cancel()  # where nothing has come of it, through a fault of ours too
+            write.answer.cancel()  # at the process's end
 
     async def _invalidate(self, visit: Visit, fields: Fields, *, soft: bool = False) -> None:
         """The target, and Location and Content-Location on the same origin; RFC 9875 section 3: the groups of that

@@ -380,3 +380,26 @@ async def test_a_body_found_malformed_while_an_exchange_waits_without_a_task_is_
         assert here.refusals == []
         assert clients[0].refused is not None
         assert not clients[0].resume(lambda: pytest.fail("it is over"))
+
+
+async def test_a_body_that_has_come_whole_is_there_for_who_reads_it_after_its_client_has_left() -> None:
+    reading: list[asyncio.Task[bytes]] = []
+    gate = asyncio.Event()
+
+    async def later(client: Client) -> bytes:
+        pieces = client.body()
+        await gate.wait()
+        return b"".join([piece async for piece in pieces])
+
+    async def work(_request: Request, client: Client) -> None:
+        reading.append(asyncio.ensure_future(later(client)))
+        await asyncio.Event().wait()
+
+    async with rig(work) as here:
+        wire = await here.connect()
+        await wire.send(post("/", b"whole"))
+        await until(lambda: bool(reading))
+        wire.break_off()
+        await here.ended()
+        gate.set()
+        assert await reading[0] == b"whole"

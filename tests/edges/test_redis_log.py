@@ -387,6 +387,18 @@ async def test_records_written_are_told_to_who_waits_for_them_here(server: Serve
         assert b.told.state().applied == 2
 
 
+@pytest.mark.usefixtures("patient")
+async def test_soft_and_hard_ones_are_all_told_before_anybody_goes_on(server: Server, prefix: str) -> None:
+    async with fleet(server.url, prefix, "a", "b") as [a, b]:
+        before = b.calls
+        await asyncio.gather(
+            a.told.announce([tag("x")]), a.told.announce([tag("y")], soft=True), a.told.announce([tag("z")])
+        )
+        assert a.told.state().outbox == 0
+        await eventually(lambda: b.calls > before + 1, "both batches are told")
+        assert b.told.state().applied == 3
+
+
 async def test_a_log_that_cannot_be_read_is_complained_about_and_followed_again(
     prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:

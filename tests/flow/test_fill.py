@@ -7,10 +7,10 @@ from typing import Final
 import pytest
 
 from proxy.flow.flights import FAILED_SECONDS
-from proxy.flow.ports import ClientError
+from proxy.flow.ports import Call, ClientError
 from proxy.rules.message import Reason
 from proxy.rules.quota import GateRule
-from tests.flow.kit import ETAG, FRESH, HOST, PLAIN, STALEABLE, FakeClient, World, request
+from tests.flow.kit import ETAG, FRESH, HOST, PLAIN, STALEABLE, FakeClient, Up, World, request
 
 SIE: str = "Cache-Control: max-age=60, stale-if-error=60"
 SWR: str = "Cache-Control: max-age=60, stale-while-revalidate=60"
@@ -378,6 +378,21 @@ async def test_a_write_whose_client_leaves_and_that_is_never_answered_makes_it_b
         await w.idle()
         assert [call.call.method for call in w.calls] == ["GET", "POST", "GET"]
         w.last.reply(FRESH)
+
+
+async def test_a_write_that_meets_a_bug_of_ours_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = World()
+
+    async def broken(_call: Call) -> Up:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(w.origin, "fetch", broken)
+    client = w.ask(method="POST")
+    await w.idle()
+    assert client.task is not None
+    with pytest.raises(RuntimeError, match="the write failed"):
+        await client.task
+    assert w.outcomes == [], "it is no client that left"
 
 
 async def test_a_write_whose_body_breaks_off_was_none() -> None:
