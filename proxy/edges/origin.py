@@ -257,7 +257,10 @@ class _Exchange:
         except (aiohttp.ClientError, OSError) as error:
             if self._client_error is not None:
                 clients, self._client_error = self._client_error, None  # kept, it would keep this with its frames
-                raise clients from None
+                try:
+                    raise clients from None
+                finally:
+                    del clients
             raise OriginError(Reason.DISCONNECTED, str(error)) from without_frames(error)
 
     async def _send_body(self, body: AsyncIterator[bytes], length: int | None) -> None:

@@ -398,13 +398,25 @@ async def test_a_refresh_for_the_fleet_asks_the_shared_store_first() -> None:
 async def test_a_call_that_its_client_leaves_is_abandoned() -> None:
     async with World() as w:
         with traced(w) as t:
-            client = t.ask(method="POST", upload=[b"body"])
+            client = t.ask(method="HEAD")
             await w.idle()
             client.leave()
             await w.idle()
-            call = named(t.told())["POST"]
+            call = named(t.told())["HEAD"]
             assert attributes(call)["readthrough.outcome"] == "abandoned"
             assert not failed(call)
+
+
+async def test_a_write_that_its_client_leaves_is_told_of_at_its_end() -> None:
+    async with World() as w:
+        with traced(w) as t:
+            client = t.ask(method="POST")
+            await w.idle()
+            client.leave()
+            await w.idle()
+            w.last.reply(status=204)
+            await w.idle()
+            assert attributes(named(t.told())["POST"])["http.response.status_code"] == 204
 
 
 async def test_a_question_to_the_shared_store_that_nobody_waits_for_is_abandoned() -> None:
