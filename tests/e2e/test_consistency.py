@@ -1,6 +1,7 @@
 """Random readers, writers and leavers at once: nobody is ever told what was true before a write that is done."""
 
 import asyncio
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -102,3 +103,41 @@ async def test_nobody_reads_what_a_finished_write_replaced(here: Site, seed: int
     assert world.hits > 100
     assert world.writes > 50
     await eventually(lambda: here.proxy.fds() - len(here.upstream.streams) < 40, "nothing is left open", 5)
+
+
+@pytest.mark.parametrize("end", [Stream.reset, Stream.close], ids=["reset", "close"])
+@pytest.mark.parametrize(("status", "goes"), [("200 OK", True), ("401 Unauthorized", False)])
+async def test_a_write_is_judged_by_its_answer_though_its_client_has_left(
+    here: Site, end: Callable[[Stream], None], status: str, *, goes: bool
+) -> None:
+    path, gate = f"/left/{end.__name__}/{goes}", asyncio.Event()
+    version = 1
+
+    async def handle(call: Call) -> None:
+        nonlocal version
+        if call.method != "POST":
+            call.answer(str(version), "Cache-Control: max-age=600")
+            return
+        assert await call.body() == b"order"
+        await gate.wait()
+        version += goes
+        call.answer("", status=status)
+
+    here.upstream.on(path, handle)
+    assert (await here.get(path)).text == "1"
+    client = await here.connect()
+    client.write(post(path, b"order"))
+    await eventually(lambda: here.upstream.count(path) == 2, "the write is under way")
+    open_ones = here.proxy.fds()
+    end(client)
+    if end is Stream.reset:  # behind a FIN it may still want to read
+        await eventually(lambda: here.proxy.fds() < open_ones, "its client has left")
+    assert (await here.get(path)).hit
+    gate.set()
+
+    async def told() -> bool:
+        return (await here.get(path)).text == str(version)
+
+    await eventually(lambda: version == 1 + goes, "it is carried out")
+    await eventually(told, "what it has changed is seen")
+    assert here.upstream.count(path) == 2 + goes
