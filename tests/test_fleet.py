@@ -38,7 +38,7 @@ async def test_a_redis_that_answers_and_does_not_let_the_log_be_read_is_not_call
         async with started(Redis(server.url, max_blind=0.5)) as fleet:
             await eventually(lambda: fleet.state() == {"redis": "ok"}, "all is well")
             server.ask("ACL", "SETUSER", "default", "-eval", "-evalsha")
-            told = {"redis": "its log cannot be read, and hits are validated"}
+            told = {"redis": "its log cannot be read, and hits are validated: Redis says NOPERM"}
             await eventually(lambda: fleet.state() == told, "it is noticed")
             server.ask("ACL", "SETUSER", "default", "+eval", "+evalsha")
             await eventually(lambda: fleet.state() == {"redis": "ok"}, "and that it is well again")
