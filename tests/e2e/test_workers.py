@@ -290,8 +290,9 @@ async def test_connections_made_while_it_stops_are_answered_or_refused(tmp_path:
         here.proxy.signal(signal.SIGTERM)
         await asyncio.wait_for(asyncio.gather(*clients), 20)
         assert counts["refused"] == 16
-        # The kernel may make a connection between a process's last accept and its close: for at most one each.
-        assert counts["cut"] <= WORKERS, counts
+        # The kernel makes connections until a process has closed, and resets what it did not accept: each client may
+        # meet that once with each of them.
+        assert counts["cut"] <= 16 * WORKERS < counts["answered"], counts
         assert await here.proxy.exit() == 0
 
 
