@@ -294,6 +294,7 @@ async def test_connections_made_while_it_stops_are_answered_or_refused(tmp_path:
         # meet that once with each of them.
         assert counts["cut"] <= 16 * WORKERS < counts["answered"], counts
         assert await here.proxy.exit() == 0
+        assert "were cut" not in here.proxy.stderr, "of those that a process had accepted none was"
 
 
 async def test_a_second_signal_does_not_wait(tmp_path: Path, redis_url: str) -> None:
