@@ -17,6 +17,15 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], uvloop.Loop]]:
     return LOOPS
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is slow fails every time, what the machine held up does not. Only for bounds on time: whether an answer is
+    right may not depend on how often it is asked for.
+    """
+    for item in items:
+        if item.get_closest_marker("clock"):
+            item.add_marker(pytest.mark.flaky(reruns=2))
+
+
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """A server that all tests share and leave unharmed: each keeps to keys of its own."""

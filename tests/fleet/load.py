@@ -278,7 +278,8 @@ NEAR = 0.05  # seconds around a request in which others are compared with it
 
 def excess(samples: Sequence[Sample], since: float, until: float) -> list[float]:
     """By how much each miss that was due in that time took longer than the slowest request to the same instance that
-    knows no Redis and was due within NEAR of it. What holds up the whole machine holds up both, and cancels out.
+    knows no Redis and was under way with it, or was due within NEAR of it. What holds up the whole machine holds up
+    both, and cancels out: also at the end of a long wait, which is why it does not suffice that they began together.
     """
     values = []
     for number in {sample.instance for sample in samples}:
@@ -293,7 +294,7 @@ def excess(samples: Sequence[Sample], since: float, until: float) -> list[float]
                 start += 1
             near = []
             for at, took in plain[start:]:
-                if at > due + NEAR:
+                if at > due + max(NEAR, seconds):
                     break
                 near.append(took)
             if near:
