@@ -11,11 +11,10 @@ from zlib import crc32
 from proxy.edges import codec
 from proxy.edges.codec import Damaged, UnknownVersion
 from proxy.edges.redis_leases import LEASE, Desk, Grant, Leases, Place
-from proxy.edges.redis_link import Script
+from proxy.edges.redis_link import Script, Word
 from proxy.flow.sharing import Alone, Apart, Broken, Claim, Found, Lead, Wanted
 from proxy.rules.message import Entry, Headers, Reason
 
-_WAITERS: Final = 2.5  # leases: they ask again, and so are put down again, each time one ends
 _ASKS: Final = 4  # questions in a row
 _AHEAD: Final = 0.05  # seconds for a record to come of which somebody else has heard already
 
@@ -26,8 +25,8 @@ _CLAIM: Final = Script.load("claim")
 class Mode(Enum):
     """What to do where there is nothing fresh."""
 
-    TAKE = "take"  # the lease, or queue up for it
-    LOOK = "look"  # nothing
+    TAKE = auto()  # the lease, or queue up for it
+    LOOK = auto()  # nothing
 
 
 @unique
@@ -143,19 +142,12 @@ class Look:
         if here is None or self._asks > _ASKS:
             desk.loop.call_soon(self.settle, Apart())  # the claim that asks has not joined yet
             return
-        self._token = self._leases.token()
-        args = (
-            self._token,
-            *here,
-            round(LEASE * 1000),
-            desk.instance,
-            round(_WAITERS * LEASE * 1000),
-            self._passed,
-            round((desk.now() - self.known) * 1000) if self.known > float("-inf") else "",
-            overtaken,
-            self.mode.value,
-            "" if self._late else round((desk.wall() + desk.link.deadline) * 1000),
-        )
+        self._token = self._leases.token() if self.mode is Mode.TAKE else ""
+        by = "" if self._late else round((desk.wall() + desk.link.deadline) * 1000)
+        args: tuple[Word, ...] = (self._token, *here, round(LEASE * 1000), desk.instance, by)
+        known = round((desk.now() - self.known) * 1000) if self.known > float("-inf") else ""
+        if known != "" or self._passed or overtaken:
+            args = (*args, known, self._passed, overtaken)
         desk.link.tell(self._answered, _CLAIM, (place.value, place.lease, place.waiters), args)
 
     def settle(self, outcome: Outcome) -> None:
@@ -207,7 +199,7 @@ class Look:
             case [b"fresh", now_ms, value]:
                 self._read(value, now_ms, self._judge)
             case [b"lead", now_ms, value]:
-                lease = self._leases.grant(self._token if self.mode is Mode.TAKE else "", self.place)
+                lease = self._leases.grant(self._token, self.place)
                 if value is None:
                     self._lead(lease)
                 else:

@@ -23,6 +23,8 @@ SAMPLE: Final = 16  # one answer from the cache of so many is told to the hot ke
 class Result(Enum):
     """What the cache did for a request."""
 
+    __hash__ = object.__hash__  # Enum's own is a call into Python, and every request is counted by these
+
     HIT = "hit"  # fresh, from memory
     SHARED = "shared"  # fresh, from the store of all instances
     STALE = "stale"  # by one of the windows, or because the upstream failed
@@ -39,6 +41,8 @@ class Result(Enum):
 class Method(Enum):
     """A class of methods, of which there are any number."""
 
+    __hash__ = object.__hash__  # likewise
+
     GET = "GET"
     HEAD = "HEAD"
     SAFE = "safe"
@@ -49,11 +53,14 @@ class Method(Enum):
 class Source(Enum):
     """Where the answer came from; durations are kept apart by it."""
 
+    __hash__ = object.__hash__  # likewise
+
     CACHE = "cache"
     UPSTREAM = "upstream"
     PROXY = "proxy"
 
 
+_METHODS: Final = {"GET": Method.GET, "HEAD": Method.HEAD}
 _CACHED: Final = frozenset({Result.HIT, Result.SHARED, Result.STALE})
 _ASIDE: Final = frozenset({Result.PURGED, Result.REFUSED, Result.GONE})
 _LEFT: Final = frozenset({Reason.CLIENT_GONE, Reason.MALFORMED, Reason.REQUEST_TIMEOUT})
@@ -79,9 +86,7 @@ def result_of(account: Account) -> Result:
 
 def method_of(method: str) -> Method:
     """The class of a method."""
-    if method in ("GET", "HEAD"):
-        return Method(method)
-    return Method.SAFE if method in SAFE_METHODS else Method.UNSAFE
+    return _METHODS.get(method) or (Method.SAFE if method in SAFE_METHODS else Method.UNSAFE)
 
 
 def source_of(result: Result) -> Source:

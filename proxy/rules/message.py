@@ -46,6 +46,8 @@ class Reason(Enum):
     docs/reasons.md has what each means, and what to do about it.
     """
 
+    __hash__ = object.__hash__  # Enum's own is a call into Python, and every request has a reason
+
     # Served without waiting for the upstream.
     HIT = "hit"
     STALE_WHILE_REVALIDATE = "stale-while-revalidate"

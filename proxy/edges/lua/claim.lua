@@ -2,19 +2,21 @@
 -- Look an answer up and, where there is none that is fresh, take the lease or queue up behind its holder.
 --
 -- KEYS  value, lease, waiters
--- ARGV  token, epoch, n       of who asks
---       lease_ms, instance, waiters_ms
---       passed                the beginning of a value that the asker cannot use, or ''
---       known_ms              how long ago that came which the asker has itself, or ''
---       overtaken             the token of a holder whose fetch a purge has overtaken, or ''
---       mode                  'take', or 'look': leave the lease alone
+-- ARGV  token, epoch, n       of who asks; without a token the lease is left alone
+--       lease_ms, instance
 --       by_ms                 until when the asker waits for this, by Redis's clock, or ''
+--       and then, or nothing where all are '' as they are most often:
+--       known_ms              how long ago that came which the asker has itself, or ''
+--       passed                the beginning of a value that the asker cannot use, or ''
+--       overtaken             the token of a holder whose fetch a purge has overtaken, or ''
 -- gives {'fresh', now_ms, value}, {'pointer', value}, {'lead', now_ms, value or nil}
 --       {'held', token, epoch, n, lease_ms left, now_ms, value or nil}: one that may be served stale
 --       {'alone', reason}
 --       {'late'}: there would be a lease, and who asked may have given up
 
-local token, epoch, n, lease_ms, instance, waiters_ms, passed, known_ms, overtaken, mode, by_ms = unpack(ARGV)
+local token, epoch, n, lease_ms, instance, by_ms = unpack(ARGV)
+local known_ms, passed, overtaken = ARGV[7] or '', ARGV[8] or '', ARGV[9] or ''
+local WAITERS = 2.5 -- leases: they ask again, and so are put down again, each time one ends
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -43,7 +45,7 @@ if value then
         end
     end
 end
-if mode == 'look' then
+if token == '' then
     return {'lead', now, value}
 end
 
@@ -58,7 +60,7 @@ if lease then
     end
     if holder and holder ~= overtaken and left >= 0 and #its_n <= 15 then
         redis.call('SADD', KEYS[3], instance)
-        redis.call('PEXPIRE', KEYS[3], waiters_ms)
+        redis.call('PEXPIRE', KEYS[3], math.ceil(lease_ms * WAITERS))
         return {'held', holder, its_epoch, its_n, left, now, served}
     end
 end
