@@ -26,6 +26,7 @@ _WINDOW: Final = 256  # commands under way; what their replies take of the serve
 _BULK: Final = 4 << 20  # bytes a second; replies that come as fast may take their time
 _LATE: Final = 0.005  # seconds after which our own loop was late to send
 _LONGEST: Final = 10  # deadlines that a caller waits at most, and a connection without bulk lives
+_PIECE: Final = 8 << 10  # bytes; the parser moves what is left of what it was fed with every reply that it gives
 _NOTHING: Final = object()
 _ORDER: Final = itemgetter(0)
 
@@ -317,12 +318,13 @@ class Wire(asyncio.Protocol):
         come: list[tuple[Order, Any]] = []
         nonsense = False
         try:
-            reader.feed(data)
-            if self.on_push is not None:
-                self._pushed(self.on_push)
-                return
-            while (reply := reader.gets()) is not _NOTHING:
-                come.append((waiting.popleft(), reply))
+            for at in range(0, len(data), _PIECE):
+                reader.feed(data, at, min(_PIECE, len(data) - at))
+                while (reply := reader.gets()) is not _NOTHING:
+                    if self.on_push is None:
+                        come.append((waiting.popleft(), reply))
+                    else:
+                        self.on_push(reply)
         except (ConnectionError, IndexError):
             nonsense = True
         for order, reply in come:
@@ -335,11 +337,8 @@ class Wire(asyncio.Protocol):
             return
         if self._queue:
             self._refill()
-        self._counters.latency += (now - oldest - self._counters.latency) / 16
-
-    def _pushed(self, take: Callable[[Any], None]) -> None:
-        while (reply := self._reader.gets()) is not _NOTHING:
-            take(reply)
+        if self.on_push is None:
+            self._counters.latency += (now - oldest - self._counters.latency) / 16
 
     def _break(self, what: str, *, tell: bool = True) -> None:
         if self.lost:
