@@ -144,7 +144,8 @@ class Look:
             return
         self._token = self._leases.token() if self.mode is Mode.TAKE else ""
         by = "" if self._late else round((desk.wall() + desk.link.deadline) * 1000)
-        args: tuple[Word, ...] = (self._token, *here, round(LEASE * 1000), desk.instance, by)
+        claim = f"{self._token} {here[0]} {here[1]}" if self._token else ""
+        args: tuple[Word, ...] = (claim, round(LEASE * 1000), desk.instance, by)
         known = round((desk.now() - self.known) * 1000) if self.known > float("-inf") else ""
         if known != "" or self._passed or overtaken:
             args = (*args, known, self._passed, overtaken)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from functools import partial
 from typing import Final, assert_never
 
@@ -93,7 +92,7 @@ class Relay:
                 _let_go(looked)
                 looked = None
             if alone is not None:
-                plan = replace(plan, reason=alone)
+                plan = plan._replace(reason=alone)
                 break
             if stored is not None:
                 await self._serve(visit, stored.entry, Account(stored.reason, ttl=stored.ttl(self._clock.now())))
@@ -154,7 +153,7 @@ class Relay:
                 await self._failed(visit, plan, status, Account(reason, None, plan.fwd, answered, collapsed=True))
                 return None
             case Alone(reason):
-                return replace(plan, reason=reason)
+                return plan._replace(reason=reason)
             case Lead() | Apart():
                 return plan
             case _:
@@ -259,7 +258,7 @@ class Relay:
             return
         if arrival.stale:
             account = Account(Reason.UPSTREAM_ERROR, None, plan.fwd, arrival.status, collapsed=collapsed)
-            await self._failed(visit, replace(plan, base=arrival.entry), arrival.status, account)
+            await self._failed(visit, plan._replace(base=arrival.entry), arrival.status, account)
             return
         reason = plan.reason if arrival.reason is None else arrival.reason
         account = Account(reason, None, plan.fwd, arrival.status, collapsed=collapsed)
@@ -311,7 +310,7 @@ class Relay:
             return
         if account.reason in HELD_BACK:  # it was answered without asking the upstream
             account = Account(Reason.STALE_IF_ERROR, ttl=stale.ttl(self._clock.now()))
-        await self._serve(visit, stale.entry, replace(account, reason=Reason.STALE_IF_ERROR))
+        await self._serve(visit, stale.entry, account._replace(reason=Reason.STALE_IF_ERROR))
 
     async def _serve(self, visit: Visit, entry: Entry, account: Account) -> None:
         rest = self._answers.serve(visit, entry, account)

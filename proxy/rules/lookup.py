@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from math import log
+from typing import NamedTuple
 
 from proxy.rules.fields import Directives, directives, seconds
 from proxy.rules.message import Entry, Fields, Fwd, Reason, Request
 from proxy.rules.policy import Policy
 
 
-@dataclass(frozen=True, slots=True)
-class Serve:
+class Serve(NamedTuple):
     """Answer from the entry now; `refresh` it behind the answer's back."""
 
     entry: Entry
@@ -21,8 +21,7 @@ class Serve:
         return int((self.entry.fresh_until - now) // 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
+class Fetch(NamedTuple):
     """Ask the upstream.
 
     `shared`: may lead or join a flight; `fresh`: only one that begins after the request did.

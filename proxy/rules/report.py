@@ -1,9 +1,8 @@
 """What a response says about how it came to be: Cache-Status, X-Cache, and errors of our own."""
 
 import json
-from dataclasses import dataclass
 from enum import Enum, unique
-from typing import Final
+from typing import Final, NamedTuple
 
 from proxy.rules.admit import NAME
 from proxy.rules.message import Fwd, Headers, Reason
@@ -32,8 +31,7 @@ class XCache(Enum):
     BYPASS = "BYPASS"
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """How one request was answered: the same facts for Cache-Status, the log and the counters.
 
     `ttl` in whole seconds is set on what was served from the cache without asking; `fwd` on all

@@ -2,7 +2,7 @@
 -- Look an answer up and, where there is none that is fresh, take the lease or queue up behind its holder.
 --
 -- KEYS  value, lease, waiters
--- ARGV  token, epoch, n       of who asks; without a token the lease is left alone
+-- ARGV  claim                 'token epoch n' of who asks; '' to leave the lease alone
 --       lease_ms, instance
 --       by_ms                 until when the asker waits for this, by Redis's clock, or ''
 --       and then, or nothing where all are '' as they are most often:
@@ -14,8 +14,8 @@
 --       {'alone', reason}
 --       {'late'}: there would be a lease, and who asked may have given up
 
-local token, epoch, n, lease_ms, instance, by_ms = unpack(ARGV)
-local known_ms, passed, overtaken = ARGV[7] or '', ARGV[8] or '', ARGV[9] or ''
+local claim, lease_ms, instance, by_ms = unpack(ARGV)
+local known_ms, passed, overtaken = ARGV[5] or '', ARGV[6] or '', ARGV[7] or ''
 local WAITERS = 2.5 -- leases: they ask again, and so are put down again, each time one ends
 
 local time = redis.call('TIME')
@@ -45,7 +45,7 @@ if value then
         end
     end
 end
-if token == '' then
+if claim == '' then
     return {'lead', now, value}
 end
 
@@ -67,5 +67,5 @@ end
 if by_ms ~= '' and now > tonumber(by_ms) then
     return {'late'}
 end
-redis.call('SET', KEYS[2], token .. ' ' .. epoch .. ' ' .. n, 'PX', lease_ms)
+redis.call('SET', KEYS[2], claim, 'PX', lease_ms)
 return {'lead', now, value}
