@@ -200,7 +200,7 @@ class RedisBuckets:
             return self.left(client, now)
         elif now < held.until and cost >= held.refused:
             return now - held.due - (cost - held.refused) / self._rate
-        return None if self._reaches(held.key, held.shard, now) else self._alone(held, cost, now)
+        return None if self._reaches(held.key, held.shard, now) else self._alone(held, cost, now, now)
 
     async def ask(self, client: str, cost: float) -> float:
         """See flow.ports.Buckets. Those who ask for the same client while a question is under way share the next."""
@@ -306,17 +306,16 @@ class RedisBuckets:
         held = everybody[client] = _Held(key, shard, f"{self._stem}{self._begun:x}", self._burst, now)
         return held
 
-    def _alone(self, held: _Held, cost: float, now: float) -> float:
-        """Decide without Redis: from our share of the rate since it could not be asked."""
+    def _alone(self, held: _Held, cost: float, now: float, since: float) -> float:
+        """Decide without Redis: from our share of the rate since it could not be asked, or was asked in vain."""
         self.counters.alone += 1
         share = self._share()
         if held.level_at == _NEVER:
             known_against = self._crowded or held.left + (now - held.heard) * share < cost
             for_all = cost * self._count() <= self._burst + _CLOSE  # the others do not know, and may do the same
             held.level = held.gift = cost if for_all and not known_against else 0.0
-        else:
-            held.level = min(self._burst, held.level + (now - held.level_at) * share)
-        held.level_at = now
+            held.level_at = since
+        held.level, held.level_at = min(self._burst, held.level + (now - held.level_at) * share), now
         if held.level < cost - _CLOSE:
             return -(cost - held.level) / share - _CLOSE
         held.level -= cost
@@ -410,7 +409,7 @@ class RedisBuckets:
         groups, waited = held.waiting, now - before.at
         self._call(held, now)
         if waited > _LATE:
-            self._loop.call_later(max(0.0, self._desk.deadline - waited), self._decide, held, groups)
+            self._loop.call_later(max(0.0, self._desk.deadline - waited), self._decide, held, groups, now)
 
     def _failed(self, asked: _Asked, error: BaseException | None) -> None:
         """What was asked may have been done all the same; then it is lost."""
@@ -424,8 +423,8 @@ class RedisBuckets:
             if held.debit == 0:
                 self._debts.pop(held, None)
         waiting, held.waiting = held.waiting, {}
-        self._decide(held, asked.groups)
-        self._decide(held, waiting)
+        self._decide(held, asked.groups, asked.at)
+        self._decide(held, waiting, asked.at)
 
     def _refuses(self, shard: int, error: ResponseError) -> None:
         now = self._now()
@@ -433,13 +432,13 @@ class RedisBuckets:
             _log.warning("limit %s goes without Redis, which says: %s", self._name, error)
         self._refused_at, self._again[shard] = now, now + _PAUSE
 
-    def _decide(self, held: _Held, groups: _Group) -> None:
+    def _decide(self, held: _Held, groups: _Group, since: float) -> None:
         """Answer those who still wait, without Redis."""
         now = self._now()
         for cost, waiters in groups.items():
             for waiter in waiters:
                 if not waiter.done():
-                    waiter.set_result(self._alone(held, cost, now))
+                    waiter.set_result(self._alone(held, cost, now, since))
 
     def _tell(self, held: _Held) -> None:
         """Soon, if nobody asks before."""

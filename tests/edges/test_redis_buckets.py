@@ -8,7 +8,7 @@ import pytest
 from redis.crc import key_slot
 
 from proxy.edges.redis_buckets import Desk, RedisBuckets
-from proxy.edges.redis_link import Script, Word
+from proxy.edges.redis_link import Script, Unreachable, Word
 from proxy.flow.background import Background
 from tests.edges.bucket_kit import DEADLINE, Model, Process, World, settle
 
@@ -365,6 +365,21 @@ async def test_nobody_waits_longer_than_the_deadline_behind_a_question_that_is_s
     link.answers[2].set_result(b"m 1 0.1 7 0 0 1 0")
     assert await third >= 0
     assert link.debits[2] == "0.0", "it was let pass here, and Redis has been paid for it"
+    await background.drain(0)
+
+
+async def test_those_whose_question_nobody_answers_share_what_the_rate_has_given_since_it_was_asked() -> None:
+    link, loop, background, ahead = Slow(), asyncio.get_running_loop(), Background(), 0.0
+    begun = loop.time()
+    desk = Desk(link, "rt", lambda: 2, lambda: begun + ahead, background.spawn, DEADLINE)
+    limit = RedisBuckets(desk, "limit", 100.0, 50.0)
+    asking = [asyncio.create_task(limit.ask("c", 1.0)) for _ in range(20)]
+    await settle()
+    ahead += DEADLINE
+    link.answers[0].set_exception(Unreachable("gone"))
+    said = await asyncio.gather(*asking)
+    passed = int(DEADLINE * 100.0 / 2) + 1  # one more, since nothing speaks against it
+    assert [answer >= 0 for answer in said] == [True] * passed + [False] * (20 - passed)
     await background.drain(0)
 
 
