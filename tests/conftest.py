@@ -7,10 +7,15 @@ from typing import Final
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from tests.redis_servers import Cluster, Sentinels, single
 
 LOOPS: Final[Mapping[str, Callable[[], uvloop.Loop]]] = MappingProxyType({"uvloop": uvloop.new_event_loop})
+
+# How long an example takes, and to make one up, is the machine's affair.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], uvloop.Loop]]:

@@ -396,7 +396,9 @@ def lines_of(text: str) -> st.SearchStrategy[str]:
     return st.lists(st.tuples(places, places, pieces), min_size=1, max_size=4).map(change)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(lines_of(GATEWAY) | st.text())
 def test_no_file_makes_it_fail_in_another_way(tmp_path: Path, text: str) -> None:
     file = tmp_path / "readthrough.yaml"

@@ -653,7 +653,9 @@ def test_whatever_stands_where_a_batch_is_watched_it_is_no_batch_or_told_rightly
 
 
 @given(junk=st.binary(max_size=40), broken=st.sampled_from(sorted(BREAKS)))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_any_bytes_in_redis_are_survived(client: redis.Redis, junk: bytes, broken: str) -> None:
     client.flushall()
     a, b = Peer(client, "p", "a"), Peer(client, "p", "b")
