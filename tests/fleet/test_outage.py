@@ -106,7 +106,7 @@ async def _outage(here: Fleet, ports: Sequence[int], rate: float, server: Server
         await _until(begun + 3)
         gone = time.monotonic()
         await asyncio.to_thread(server.suspend if fault == "suspended" else server.kill)
-        assert (await here[0].invalidate(urls=["/x"])).status == 503
+        assert (await here[0].invalidate(tries=1, urls=["/x"])).status == 503
         await _until(gone + gone_for)
         await asyncio.to_thread(server.resume if fault == "suspended" else server.start)
         back = time.monotonic()
@@ -178,7 +178,7 @@ async def test_a_purge_while_redis_is_gone_is_refused_and_nothing_of_it_is_appli
         await asyncio.to_thread(server.kill)
         versions.change("/kept")
         for one in here.instances:
-            refused = await one.invalidate(urls=["/kept"])
+            refused = await one.invalidate(tries=1, urls=["/kept"])
             assert refused.status == 503
             assert refused.head["content-type"] == "application/problem+json"
             assert "redis" in refused.text.lower(), refused.text

@@ -305,6 +305,6 @@ async def test_a_purge_reaches_those_of_another_policy(tmp_path: Path, server: S
 async def _purges(here: Fleet, versions: Versions) -> bool:
     await here.in_turn("/a")
     versions.change("/a")
-    if (await here[0].invalidate(urls=["/a"])).status != 200:
+    if (await here[0].invalidate("2s", urls=["/a"])).status != 200:
         return False
     return {r.text for r in await here.in_turn("/a")} == {str(versions.now("/a"))}

@@ -56,7 +56,7 @@ class _Purges:
                 return
             path = f"/p/{number % PATHS}"
             version = self._versions.change(path)
-            answer = await here[number % 3].invalidate(urls=[path])
+            answer = await here[number % 3].invalidate("2s", tries=1, urls=[path])
             assert answer.status in (200, 202, 503), answer
             if answer.status == 503:
                 self.refused += 1

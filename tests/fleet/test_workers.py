@@ -78,7 +78,7 @@ async def _purges(here: Fleet, versions: Versions) -> bool:
     try:
         await here[0].get("/a")
         versions.change("/a")
-        if (await here[0].invalidate(urls=["/a"])).status != 200:
+        if (await here[0].invalidate("2s", urls=["/a"])).status != 200:
             return False
         responses, _ = await here.at_once([request("/a")] * 20)
     except (OSError, Cut):
