@@ -24,11 +24,13 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], uvloop.Loop]]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is slow fails every time, what the machine held up does not. Only for bounds on time: whether an answer is
-    right may not depend on how often it is asked for.
+    right may not depend on how often it is asked for. So `clock(only=Late)` is for tests of both: whatever else
+    they raise is not tried again.
     """
     for item in items:
-        if item.get_closest_marker("clock"):
-            item.add_marker(pytest.mark.flaky(reruns=2))
+        if mark := item.get_closest_marker("clock"):
+            only = {"only_rerun": [mark.kwargs["only"]]} if mark.kwargs else {}
+            item.add_marker(pytest.mark.flaky(reruns=2, **only))
 
 
 @pytest.fixture(scope="session")

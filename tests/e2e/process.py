@@ -50,6 +50,16 @@ async def eventually(question: Callable[[], bool | Awaitable[bool]], what: str, 
         await asyncio.sleep(0.01)
 
 
+class Late(AssertionError):
+    """A bound on time was missed: all else was as it should be."""
+
+
+def in_time(seconds: float, most: float) -> None:
+    """Raise Late where it took as long as that, or longer."""
+    if seconds >= most:
+        raise Late(f"it took {seconds * 1e3:.0f} ms, and not less than {most * 1e3:.0f} ms")
+
+
 async def timed(work: Awaitable[T]) -> tuple[T, float]:
     """What it comes to, and how many seconds it took but for those that the loop was late by itself: the control."""
     began = asleep = time.monotonic()
@@ -163,7 +173,7 @@ class Proxy:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def exit(self, within: float = 20.0) -> int:
+    async def exit(self, within: float = 40.0) -> int:
         """Wait until it has gone, and say with which code."""
         async with asyncio.timeout(within):
             return await self.process.wait()

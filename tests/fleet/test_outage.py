@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import eventually, timed
+from tests.e2e.process import Late, eventually, in_time, timed
 from tests.e2e.upstream import Call
 from tests.fleet import load
 from tests.fleet.harness import Fleet, Instance, Versions, fleet, fresh, in_step, tell, uses_store
@@ -136,7 +136,7 @@ async def _outage(here: Fleet, ports: Sequence[int], rate: float, server: Server
     return outage
 
 
-@pytest.mark.clock
+@pytest.mark.clock(only=Late)
 @pytest.mark.parametrize("fault", ["suspended", "killed"])
 async def test_a_redis_that_goes_under_load_delays_hardly_anybody(tmp_path: Path, server: Server, fault: str) -> None:
     async with fleet(tmp_path, server.url, CONFIG) as here:
@@ -147,14 +147,14 @@ async def test_a_redis_that_goes_under_load_delays_hardly_anybody(tmp_path: Path
             outage = await _outage(here, ports, rate, server, fault)
     control = outage.control
     assert statuses(outage.samples) == {200: len(outage.samples)}
-    assert max(outage.before) <= BEFORE + max(control)
-    if fault == "suspended":
-        assert max(outage.before) > WAITED  # somebody has waited for it: the fault was there
-    assert percentile(outage.after, 0.9) <= AFTER + percentile(control, 0.9)
-    assert max(outage.after) <= WAITED + max(control)
+    in_time(max(outage.before), BEFORE + max(control))
+    if fault == "suspended" and max(outage.before) <= WAITED:
+        raise Late("nobody can be seen to have waited for it: the fault was there, and so was another")
+    in_time(percentile(outage.after, 0.9), AFTER + percentile(control, 0.9))
+    in_time(max(outage.after), WAITED + max(control))
     if outage.quiet:
-        assert percentile(outage.after, TAIL) <= AFTER + percentile(control, TAIL)
-    assert outage.recovered <= RECOVERED
+        in_time(percentile(outage.after, TAIL), AFTER + percentile(control, TAIL))
+    in_time(outage.recovered, RECOVERED)
 
 
 async def _recovery(here: Fleet, back: float) -> float:
@@ -188,6 +188,7 @@ async def test_a_purge_while_redis_is_gone_is_refused_and_nothing_of_it_is_appli
             assert await one.proxy.ready("/healthz") == 200
 
 
+@pytest.mark.clock(only=Late)
 async def test_what_an_unsafe_request_changed_while_redis_was_gone_reaches_the_others_when_it_is_back(
     tmp_path: Path, server: Server
 ) -> None:
@@ -202,13 +203,14 @@ async def test_what_an_unsafe_request_changed_while_redis_was_gone_reaches_the_o
         assert (await here[1].get("/order")).text == "1"  # it cannot know
         await asyncio.to_thread(server.resume)
         heard = eventually(lambda: _all_say(here, "/order", "2"), "everybody has heard of it")
-        assert (await timed(heard))[1] < RECOVERED
+        in_time((await timed(heard))[1], RECOVERED)
 
 
 async def _all_say(here: Fleet, path: str, text: str) -> bool:
     return {r.text for r in await here.in_turn(path)} == {text}
 
 
+@pytest.mark.clock(only=Late)
 async def test_starting_without_redis_works_and_joins_when_it_comes(tmp_path: Path, server: Server) -> None:
     await asyncio.to_thread(server.kill)
     async with fleet(tmp_path, server.url, join=False) as here:
@@ -217,7 +219,7 @@ async def test_starting_without_redis_works_and_joins_when_it_comes(tmp_path: Pa
         assert here.upstream.count("/a") == 3
         assert all(r.hit for r in await here.in_turn("/a"))
         await asyncio.to_thread(server.start)
-        assert (await timed(here.joined()))[1] < RECOVERED
+        in_time((await timed(here.joined()))[1], RECOVERED)
 
 
 async def test_no_herd_asks_the_upstream_when_an_empty_redis_comes_back(tmp_path: Path, server: Server) -> None:
@@ -251,14 +253,16 @@ async def _under_load(here: Fleet, what: Callable[[], object], times: int = 5) -
         await running.stop()
 
 
+@pytest.mark.clock(only=Late)
 @pytest.mark.parametrize("words", ["FLUSHALL", "SCRIPT FLUSH", "CLIENT KILL TYPE normal", "CLIENT KILL TYPE pubsub"])
 async def test_it_is_no_error_for_anybody(tmp_path: Path, server: Server, words: str) -> None:
     async with fleet(tmp_path, server.url, CONFIG) as here:
         samples = await _under_load(here, lambda: server.ask(*words.split()))
         assert statuses(samples) == {200: len(samples)}
-        assert (await timed(here.joined()))[1] < RECOVERED
+        in_time((await timed(here.joined()))[1], RECOVERED)
 
 
+@pytest.mark.clock(only=Late)
 async def test_a_redis_that_answers_slowly_is_left_alone(tmp_path: Path, server: Server) -> None:
     """It is suspended again and again, each time for longer than the deadline."""
 
@@ -270,7 +274,7 @@ async def test_a_redis_that_answers_slowly_is_left_alone(tmp_path: Path, server:
     async with fleet(tmp_path, server.url, CONFIG) as here:
         samples = await _under_load(here, stutter)
         assert statuses(samples) == {200: len(samples)}
-        assert (await timed(here.joined()))[1] < RECOVERED
+        in_time((await timed(here.joined()))[1], RECOVERED)
 
 
 async def test_readiness_tells_whether_redis_is_there(tmp_path: Path, server: Server) -> None:
@@ -278,7 +282,10 @@ async def test_readiness_tells_whether_redis_is_there(tmp_path: Path, server: Se
         with_it = await here[0].call("/readyz")
         await asyncio.to_thread(server.kill)
         await here[0].get("/anything")
-        without = await here[0].call("/readyz")
-        assert (with_it.status, without.status) == (200, 200)
-        assert json.loads(with_it.body) != json.loads(without.body)
-        assert "redis" in without.text
+
+        async def told() -> bool:
+            without = await here[0].call("/readyz")
+            assert (with_it.status, without.status) == (200, 200)
+            return "redis" in without.text and json.loads(with_it.body) != json.loads(without.body)
+
+        await eventually(told, "it is told")

@@ -13,7 +13,7 @@ import pytest
 from proxy.edges.redis_buckets import SHARDS, Desk, RedisBuckets
 from proxy.edges.redis_link import Link
 from proxy.flow.background import Background
-from tests.e2e.process import free_port
+from tests.e2e.process import Late, free_port, in_time
 from tests.edges.bucket_kit import worst
 from tests.edges.fleet import until
 from tests.fleet import harness
@@ -91,7 +91,15 @@ class Fleet:
         await self.load(UNEVEN, 5.0)
         later = [moment for moment, _ in self.admitted[at:] if moment > since]
         span = later[-1] - later[0]
-        assert abs(len(later) - RATE * span) <= RATE * (0.05 * span + self.late)
+        slack = RATE * (0.05 * span + self.late)
+        assert len(later) <= RATE * span + slack
+        at_least(len(later), RATE * span - slack)
+
+
+def at_least(admitted: float, least: float) -> None:
+    """Raise Late where no more than that was admitted: what is offered late can be too little."""
+    if admitted < least:
+        raise Late(f"{admitted} admitted, and not {least:.1f}")
 
 
 def neighbour_of(client: str) -> str:
@@ -115,6 +123,7 @@ async def fleet(url: str, rate: float = RATE, burst: float = BURST, *, deadline:
             await holder.background.drain(0)
 
 
+@pytest.mark.clock(only=Late)
 async def test_the_fleet_admits_the_rate_and_one_burst_whoever_is_asked(server: Server) -> None:
     async with fleet(server.url) as here:
         began = time.monotonic()
@@ -122,21 +131,25 @@ async def test_the_fleet_admits_the_rate_and_one_burst_whoever_is_asked(server: 
         most = RATE * (time.monotonic() - began) + BURST
         trips = sum(holder.limit.counters.asked for holder in here.holders)
         tell(f"admitted {admitted} of at most {most:.1f}, {trips} round trips for 2000 requests")
-        # What a full bucket does not take while the loop is late is lost.
-        assert 0.97 * (RATE * 5 + BURST) - RATE * here.late <= admitted <= most
+        assert admitted <= most
         # A payment is timed when its answer comes, which may be a round trip and a late loop after it was made.
         assert worst(here.admitted, RATE) <= BURST + RATE * here.longest + 1e-6
         assert sum(holder.limit.counters.alone for holder in here.holders) == 0
+        # What a full bucket does not take while the loop is late is lost.
+        at_least(admitted, 0.97 * (RATE * 5 + BURST) - RATE * here.late)
 
 
+@pytest.mark.clock(only=Late)
 async def test_a_small_limit_is_exact(server: Server) -> None:
     async with fleet(server.url, 2.0, 2.0) as here:
         began = time.monotonic()
         admitted = await here.load((20.0, 10.0, 5.0), 5.2)
         # No more, and no less: on a machine that is not late both are twelve.
-        assert int(2 + 2 * (5.2 - here.late)) <= admitted <= int(2 + 2 * (time.monotonic() - began))
+        assert admitted <= int(2 + 2 * (time.monotonic() - began))
+        at_least(admitted, int(2 + 2 * (5.2 - here.late)))
 
 
+@pytest.mark.clock(only=Late)
 async def test_while_redis_hangs_nobody_waits_longer_than_the_deadline_and_the_limit_holds(server: Server) -> None:
     async with fleet(server.url, deadline=DEADLINE) as here:
         await here.load(UNEVEN, 1.0)
@@ -151,11 +164,13 @@ async def test_while_redis_hangs_nobody_waits_longer_than_the_deadline_and_the_l
         alone = [holder.limit.counters.alone for holder in here.holders]
         assert all(alone), "each had to decide without Redis"
         tell(f"Redis hung: {admitted} admitted of {most:.0f}; longest wait {here.longest * 1000:.0f} ms")
-        assert 0.5 * RATE * 5 <= admitted <= 1.2 * most, "two of three have demand for more than their share"
-        assert here.longest <= DEADLINE + here.late + 0.06
+        assert admitted <= 1.2 * most
+        longest, late = here.longest, here.late
         back = time.monotonic()
         await until(lambda: all(holder.link.up for holder in here.holders))
         await here.is_exact(back + 2)
+        at_least(admitted, 0.5 * RATE * 5)  # two of three have demand for more than their share
+        in_time(longest, DEADLINE + late + 0.06)
 
 
 @pytest.mark.parametrize("how", ["killed and back empty", "emptied"])
@@ -164,7 +179,11 @@ async def test_a_redis_that_has_lost_everything_gives_no_second_burst(server: Se
         for _ in range(34):
             for holder in here.holders:
                 await holder.asks("c")
-        assert all([await holder.asks("c") < 0 for holder in here.holders])
+        for _ in range(100):  # it has filled again a little meanwhile
+            if all([await holder.asks("c") < 0 for holder in here.holders]):
+                break
+        else:
+            pytest.fail("there is always some left")
         assert sum(holder.limit.counters.alone for holder in here.holders) == 0
         lost = time.monotonic()
         if how == "emptied":
@@ -188,6 +207,7 @@ async def test_a_connection_that_is_cut_is_no_error_and_what_was_out_is_counted(
         await until(lambda: all(holder.link.up for holder in here.holders))
 
 
+@pytest.mark.clock(only=Late)
 @pytest.mark.parametrize("policy", ["noeviction", "volatile-lru"])
 async def test_a_redis_that_has_no_room_is_no_error_keeps_nobody_waiting_and_does_not_grow(
     policy: str, caplog: pytest.LogCaptureFixture
@@ -206,13 +226,15 @@ async def test_a_redis_that_has_no_room_is_no_error_keeps_nobody_waiting_and_doe
             tell(f"{policy}: {admitted} admitted of {most:.0f}; longest wait {here.longest * 1000:.0f} ms")
             assert any("OOM" in name for name in server.info("errorstats")), "it is full"
             assert server.ask("DBSIZE") <= keys
-            assert 0.5 * most <= admitted <= 1.2 * most
-            assert here.longest <= here.late + 0.5, "and their deadline is two seconds"
+            assert admitted <= 1.2 * most
+            longest, late = here.longest, here.late
             assert all(holder.link.up for holder in here.holders)
             assert len([line for line in caplog.messages if "OOM" in line]) == len(here.holders)
 
             server.ask("CONFIG", "SET", "maxmemory", 0)
             await here.is_exact(time.monotonic() + 2)
+            at_least(admitted, 0.5 * most)
+            in_time(longest, late + 0.5)  # and their deadline is two seconds
 
 
 async def test_a_redis_that_may_evict_answers_has_room_for_limits_and_stays_as_large(server: Server) -> None:
@@ -232,6 +254,7 @@ async def test_a_redis_that_may_evict_answers_has_room_for_limits_and_stays_as_l
         assert sum(holder.limit.counters.alone for holder in here.holders) == 0
 
 
+@pytest.mark.clock(only=Late)
 async def test_processes_on_one_port_that_start_without_redis_share_the_rate(tmp_path: Path) -> None:
     rate, workers = 20, 3
     hot = {"name": "hot", "match": {"path": "/hot/*"}, "upstream": "origin"}
@@ -247,7 +270,8 @@ async def test_processes_on_one_port_that_start_without_redis_share_the_rate(tmp
         told = [sum(s.status == status for s in samples) for status in (200, 429)]
         tell(f"{workers} workers that know of nobody: {told[0] / (rate * took):.2f} of the limit")
         assert sum(told) == len(samples)
-        assert 0.3 * rate * took <= told[0] <= 1.2 * rate * took
+        assert told[0] <= 1.2 * rate * took
+        at_least(told[0], 0.3 * rate * took)
 
 
 async def test_leaving_gives_everything_back(server: Server) -> None:
