@@ -45,10 +45,15 @@ def _replace(server: Server, damage: Callable[[bytes], bytes]) -> int:
     return len(names)
 
 
+async def _stored(server: Server, number: int) -> None:
+    """Until so many values are there: they come behind the answers."""
+    await eventually(lambda: asyncio.to_thread(lambda: len(_values(server)) == number), f"{number} are stored")
+
+
 async def _differs(server: Server, from_: bytes) -> bool:
     """Whether the only value is another by now."""
-    (name,) = await asyncio.to_thread(_values, server)
-    return bool(await asyncio.to_thread(server.ask, "GET", name) != from_)
+    names = await asyncio.to_thread(_values, server)
+    return [await asyncio.to_thread(server.ask, "GET", name) for name in names] not in ([], [from_])
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
@@ -57,6 +62,7 @@ async def test_it_is_a_miss_and_replaced(here: Fleet, shared_redis: Server, dama
     here.upstream.on(path, fresh(body))
     await asyncio.to_thread(shared_redis.ask, "DEL", *await asyncio.to_thread(_values, shared_redis), "none")
     assert (await here[0].get(path)).body == body
+    await _stored(shared_redis, 1)
     assert await asyncio.to_thread(_replace, shared_redis, lambda frame: frame) == 1
     assert (await here[1].get(path)).hit  # it can be read as it is
     assert here.upstream.count(path) == 1
@@ -75,8 +81,10 @@ async def test_a_value_under_another_key_is_not_taken_for_an_answer(here: Fleet,
     here.upstream.on("/that", fresh("that"))
     await asyncio.to_thread(shared_redis.ask, "DEL", *await asyncio.to_thread(_values, shared_redis), "none")
     await here[0].get("/this")
+    await _stored(shared_redis, 1)
     this = (await asyncio.to_thread(_values, shared_redis))[0]
     await here[0].get("/that")
+    await _stored(shared_redis, 2)
     that = next(name for name in await asyncio.to_thread(_values, shared_redis) if name != this)
     value = await asyncio.to_thread(shared_redis.ask, "GET", this)
     await asyncio.to_thread(partial(shared_redis.ask, "SET", that, value, "KEEPTTL"))
