@@ -2,10 +2,11 @@
 
 import asyncio
 import socket
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Site, ask, request
+from tests.e2e.harness import Site, ask, request, site
 from tests.e2e.process import eventually
 from tests.e2e.stream import End, Stream, parse_head
 from tests.e2e.upstream import Call, head, replies
@@ -20,7 +21,6 @@ CONFIG = {
         "body_timeout": "1s",
         "write_timeout": "1s",
         "idle_timeout": "2s",
-        "max_connections": 60,
     },
     "defaults": {"cache": {"max_object_size": "64MiB"}},
 }
@@ -45,6 +45,7 @@ def _is_408(raw: bytes) -> None:
     assert answer["connection"].lower() == "close"
 
 
+@pytest.mark.clock
 @pytest.mark.parametrize(
     "part", [b"GET", request("/x")[:-2], b"GET / HTTP/1.1\r\nHost: "], ids=["method", "no-end", "half"]
 )
@@ -56,6 +57,7 @@ async def test_half_a_head_is_408_in_time(here: Site, part: bytes) -> None:
     _is_408(raw)
 
 
+@pytest.mark.clock
 async def test_a_head_in_drops_is_408_all_the_same(here: Site) -> None:
     stream = await here.connect()
     loop = asyncio.get_running_loop()
@@ -70,6 +72,7 @@ async def test_a_head_in_drops_is_408_all_the_same(here: Site) -> None:
     stream.close()
 
 
+@pytest.mark.clock
 async def test_half_a_head_behind_a_served_request_is_408_too(here: Site) -> None:
     here.upstream.on("/served", replies("served", FRESH))
     stream = await here.connect()
@@ -79,6 +82,7 @@ async def test_half_a_head_behind_a_served_request_is_408_too(here: Site) -> Non
     _is_408((await _ended(stream, started, 0.8, 6))[0])
 
 
+@pytest.mark.clock
 async def test_an_idle_connection_is_closed_without_a_word(here: Site) -> None:
     here.upstream.on("/served", replies("served", FRESH))
     stream = await here.connect()
@@ -87,6 +91,7 @@ async def test_an_idle_connection_is_closed_without_a_word(here: Site) -> None:
     assert await _ended(stream, started, 1.5, 8) == (b"", End.FIN)
 
 
+@pytest.mark.clock
 async def test_a_connection_that_never_says_anything_is_closed(here: Site) -> None:
     started = _now()
     stream = await here.connect()
@@ -94,6 +99,7 @@ async def test_a_connection_that_never_says_anything_is_closed(here: Site) -> No
     assert raw == b"" or b" 408 " in raw
 
 
+@pytest.mark.clock
 @pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked"])
 async def test_a_body_that_stalls_is_408_and_never_whole_upstream(here: Site, framing: str) -> None:
     here.upstream.on("/stalled", replies("stored"))
@@ -105,6 +111,7 @@ async def test_a_body_that_stalls_is_408_and_never_whole_upstream(here: Site, fr
     assert not here.upstream.seen("/stalled")[-1].complete
 
 
+@pytest.mark.clock
 async def test_an_upstream_that_thinks_is_not_the_clients_fault(here: Site) -> None:
     async def slow(call: Call) -> None:
         await asyncio.sleep(3)
@@ -116,6 +123,7 @@ async def test_an_upstream_that_thinks_is_not_the_clients_fault(here: Site) -> N
     stream.close()
 
 
+@pytest.mark.clock
 async def test_a_quiet_event_stream_is_not_cut(here: Site) -> None:
     async def quiet(call: Call) -> None:
         call.write(head("Content-Type: text/event-stream", "Transfer-Encoding: chunked") + b"1\r\na\r\n")
@@ -130,6 +138,7 @@ def _established(sock: socket.socket) -> bool:
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1
 
 
+@pytest.mark.clock
 @pytest.mark.parametrize("control", [FRESH, "Cache-Control: no-store"], ids=["stored", "streamed"])
 async def test_a_reader_that_stalls_is_cut(here: Site, control: str) -> None:
     path = f"/stall-{control[-3:]}"
@@ -147,6 +156,7 @@ async def test_a_reader_that_stalls_is_cut(here: Site, control: str) -> None:
         assert loop.time() - started > 0.8
 
 
+@pytest.mark.clock
 async def test_a_slow_reader_that_goes_on_reading_is_not_cut(here: Site) -> None:
     body = b"x" * (8 * MIB)
     here.upstream.on("/steady", replies(body, FRESH))
@@ -161,18 +171,19 @@ async def test_a_slow_reader_that_goes_on_reading_is_not_cut(here: Site) -> None
     stream.close()
 
 
-async def test_beyond_the_most_connections_the_rest_still_work(here: Site) -> None:
-    here.upstream.on("/served", replies("served", FRESH))
-    await here.get("/served")
-    streams = [await here.connect() for _ in range(60)]
-    answers = await asyncio.gather(*(ask(stream, request("/served")) for stream in streams[:55]))
-    assert all(answer.hit for answer in answers)
-    surplus = [await here.connect() for _ in range(20)]
-    for stream in surplus:
-        stream.write(request("/served"))
-    ends = [await stream.rest() for stream in surplus[-10:]]
-    assert all(raw == b"" or raw.startswith(b"HTTP/1.1 503 ") for raw, _ in ends)
-    for stream in streams + surplus:
-        stream.close()
-    await eventually(lambda: here.proxy.fds() < 50, "they are gone")
-    assert (await here.get("/served")).hit
+async def test_beyond_the_most_connections_the_rest_still_work(tmp_path: Path) -> None:
+    async with site(tmp_path, {"limits": {"max_connections": 60}}) as here:
+        here.upstream.on("/served", replies("served", FRESH))
+        await here.get("/served")
+        streams = [await here.connect() for _ in range(60)]
+        answers = await asyncio.gather(*(ask(stream, request("/served")) for stream in streams[:55]))
+        assert all(answer.hit for answer in answers)
+        surplus = [await here.connect() for _ in range(20)]
+        for stream in surplus:
+            stream.write(request("/served"))
+        ends = [await stream.rest() for stream in surplus[-10:]]
+        assert all(raw == b"" or raw.startswith(b"HTTP/1.1 503 ") for raw, _ in ends)
+        for stream in streams + surplus:
+            stream.close()
+        await eventually(lambda: here.proxy.fds() < 50, "they are gone")
+        assert (await here.get("/served")).hit
