@@ -34,16 +34,18 @@ TIMES: Final = 3  # with the first round behind it, that each scenario is played
 
 
 class World:
-    """One instance, the upstream behind it, and paths that nobody has asked for before. `patience` is in seconds."""
+    """One instance, the upstream behind it, and paths that nobody has asked for before. In seconds: how long it waits
+    for the head of an answer, and for more of a body.
+    """
 
-    def __init__(self, upstream: Upstream, patience: float) -> None:
+    def __init__(self, upstream: Upstream, head_within: float, body_within: float) -> None:
         self.upstream, self._numbers = upstream, count()
         origin = f"http://127.0.0.1:{upstream.port}"
         breaker = Breaker(failures=1_000_000)
         self.app = App(
             Settings(
                 upstreams={
-                    "up": UpstreamSettings("up", origin, timeout=patience, breaker=breaker),
+                    "up": UpstreamSettings("up", origin, timeout=head_within, breaker=breaker),
                     "gone": UpstreamSettings("gone", f"http://127.0.0.1:{free_port()}", breaker=breaker),
                 },
                 routes=(
@@ -54,7 +56,7 @@ class World:
                 admin=Admin(Address("127.0.0.1", free_port())),
                 access_log=False,
                 shutdown=Shutdown(delay=0.0, timeout=10.0),
-                limits=Limits(body_timeout=patience, max_connections=100),
+                limits=Limits(body_timeout=body_within, max_connections=100),
             )
         )
 
@@ -88,9 +90,9 @@ class World:
 
 
 @asynccontextmanager
-async def world(patience: float) -> AsyncIterator[World]:
+async def world(head_within: float, body_within: float) -> AsyncIterator[World]:
     upstream = await Upstream.start()
-    made = World(upstream, patience)
+    made = World(upstream, head_within, body_within)
     await made.app.start()
     try:
         yield made
@@ -462,7 +464,7 @@ SCENARIOS: Final = (
     events,
 )
 
-HANGING: Final = (client_that_stalls_in_mid_body, upstream_that_does_not_answer, upstream_that_stalls_in_mid_body)
+SOON: Final = 0.2  # seconds
 
 
 # -- what is left of it
@@ -506,7 +508,10 @@ def _ours(thing: object) -> str:
 
 
 async def played(scenario: Callable[[World], Awaitable[None]]) -> Counter[str]:
-    async with asyncio.timeout(2 * PATIENCE), world(0.2 if scenario in HANGING else PATIENCE) as w:
+    # Where something hangs, only what hangs is not waited for: all else may take its time.
+    head_within = SOON if scenario is upstream_that_does_not_answer else PATIENCE
+    body_hangs = scenario in (client_that_stalls_in_mid_body, upstream_that_stalls_in_mid_body)
+    async with asyncio.timeout(3 * PATIENCE), world(head_within, SOON if body_hangs else PATIENCE) as w:
         for again in range(1 + TIMES):
             w.upstream.calls.clear()
             await scenario(w)
