@@ -7,7 +7,7 @@ import pytest
 
 from tests.e2e.harness import Site, ask, post, receive, request
 from tests.e2e.process import eventually
-from tests.e2e.stream import End, Framing
+from tests.e2e.stream import PATIENCE, End, Framing
 from tests.e2e.upstream import Call, head, replies
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -56,7 +56,7 @@ async def test_a_client_may_close_its_half_after_asking(here: Site) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
     writer.write(request("/half", "Connection: close"))
     writer.write_eof()
-    assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"half")
+    assert (await asyncio.wait_for(reader.read(), PATIENCE)).endswith(b"half")
     writer.close()
     await writer.wait_closed()
 
@@ -128,7 +128,7 @@ async def test_an_event_arrives_when_it_is_sent(here: Site) -> None:
     pieces = stream.pieces(*head_.framing())
     for number, go in enumerate(more):
         go.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert await anext(pieces) == f"data: {number}\n\n".encode()
     assert [piece async for piece in pieces] == []
     stream.close()
@@ -150,9 +150,9 @@ async def test_two_listen_to_events_at_the_same_time(here: Site) -> None:
     for stream in streams:
         stream.write(request("/both"))
     for stream in streams:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await stream.until(b"hello")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await asked.wait()
     go.set()
     for stream in streams:
@@ -191,7 +191,7 @@ async def test_an_upgrade_is_tunnelled_after_the_101_and_nothing_before_it(here:
     here.upstream.on("/sync", replies("sync", "Cache-Control: no-store"))
     stream = await here.connect()
     stream.write(request("/socket", *UPGRADE) + b"early")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await arrived.wait()
     for _ in range(5):
         await here.get("/sync")
@@ -210,7 +210,7 @@ async def test_an_upgrade_is_tunnelled_after_the_101_and_nothing_before_it(here:
         assert sorted(got) == sorted(message)
     working = here.upstream.seen("/socket")[0].stream
     stream.close()
-    await eventually(lambda: working.end is not None, "the upstream sees the end", 5)
+    await eventually(lambda: working.end is not None, "the upstream sees the end")
 
 
 async def test_the_upstream_may_end_a_tunnel(here: Site) -> None:
@@ -278,7 +278,7 @@ async def test_a_body_cut_by_the_client_is_never_whole_upstream(here: Site, fram
         stream.reset()
     else:
         stream.close()
-    await eventually(lambda: call.stream.end is not None, "the upstream sees the cut", 5)
+    await eventually(lambda: call.stream.end is not None, "the upstream sees the cut")
     assert not call.complete
 
 

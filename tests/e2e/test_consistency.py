@@ -102,7 +102,7 @@ async def test_nobody_reads_what_a_finished_write_replaced(here: Site, seed: int
     assert world.reads > 2000
     assert world.hits > 100
     assert world.writes > 50
-    await eventually(lambda: here.proxy.fds() - len(here.upstream.streams) < 40, "nothing is left open", 5)
+    await eventually(lambda: here.proxy.fds() - len(here.upstream.streams) < 40, "nothing is left open")
 
 
 @pytest.mark.parametrize("end", [Stream.reset, Stream.close], ids=["reset", "close"])

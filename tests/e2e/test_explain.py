@@ -32,7 +32,7 @@ from tests.flow.kit import HOST, FakeClock, request
 from tests.flow.test_explain import CONDITIONS, ID, ROWS, Row, state
 from tests.test_app import running, settings
 
-_SILENCE: Final = 0.5  # seconds until it is called so
+_SILENCE: Final = 1.5  # seconds until it is called so
 _WORDS: Final = {Kind.URL: "urls", Kind.PREFIX: "prefixes", Kind.TAG: "tags"}
 
 
@@ -197,7 +197,7 @@ class Wire:
         for up in self.calls:
             await up.settled()
         quiet = 0
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while quiet < 3:
                 for _ in range(20):
                     await asyncio.sleep(0)
@@ -246,7 +246,7 @@ class Wire:
         for up in self.calls:
             if not up.over:
                 up.fail(Reason.CONNECT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await asyncio.gather(*self._tasks, *self._purges)
 
 

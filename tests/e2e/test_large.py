@@ -16,7 +16,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 MIB = 1 << 20
 CONFIG = {
     "memory": {"max_size": "256MiB"},
-    "limits": {"write_timeout": "120s", "flight_memory": "128MiB"},
+    "limits": {"body_timeout": "120s", "write_timeout": "120s", "flight_memory": "128MiB"},
     "defaults": {"cache": {"max_object_size": "64MiB"}},
 }
 BODY = Random(1).randbytes(50 * MIB)
@@ -165,14 +165,14 @@ async def test_a_large_post_is_streamed_and_waits_for_the_upstream(here: Site) -
         await loop.sock_connect(sock, ("127.0.0.1", here.port))
         await loop.sock_sendall(sock, request("/sink", f"Content-Length: {len(body)}", method="POST"))
         sending = asyncio.create_task(loop.sock_sendall(sock, body))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await arrived.wait()
         assert not sending.done()
         done, _ = await asyncio.wait({sending}, timeout=1)
         assert not done  # the upstream reads nothing: 48 MiB do not fit between
         assert (here.proxy.memory() - before) / MIB < 16
         gate.set()
-        await asyncio.wait_for(sending, 30)
+        await asyncio.wait_for(sending, 60)
         assert b"200 OK" in await asyncio.wait_for(loop.sock_recv(sock, 4096), 20)
     assert here.upstream.seen("/sink")[0].received == body
     assert (here.proxy.peak() - before) / MIB < 32

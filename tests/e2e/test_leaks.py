@@ -63,8 +63,8 @@ async def test_half_of_three_hundred_leave_and_nothing_leaks(here: Site, seed: i
         assert response.body == _body(paths[i])
     for stream in streams:
         stream.close()
-    await eventually(lambda: not _working(here, paths), "upstream connections are given back", 5)
-    await eventually(lambda: here.proxy.fds() - len(here.upstream.streams) <= idle, "descriptors are closed", 5)
+    await eventually(lambda: not _working(here, paths), "upstream connections are given back")
+    await eventually(lambda: here.proxy.fds() - len(here.upstream.streams) <= idle, "descriptors are closed")
 
 
 async def _descriptors(here: Site) -> int:
@@ -94,4 +94,4 @@ async def test_an_upstream_is_left_alone_once_nobody_wants_its_answer(here: Site
     await stream.until(b"tick")
     working = here.upstream.seen("/endless")[0].stream
     stream.reset()
-    await eventually(lambda: working.end is not None, "the proxy leaves the upstream", 5)
+    await eventually(lambda: working.end is not None, "the proxy leaves the upstream")

@@ -19,7 +19,7 @@ BODY = b"0123456789" * 20_000
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["sigterm", "ctrl-c"])
 async def test_a_stop_cuts_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    async with site(tmp_path, {"shutdown": {"delay": "4s", "timeout": "15s"}}) as here:
+    async with site(tmp_path, {"shutdown": {"delay": "6s", "timeout": "30s"}}) as here:
         gate = asyncio.Event()
 
         async def waiting(call: Call) -> None:
@@ -91,6 +91,7 @@ async def _refuses(here: Site) -> bool:
     return False
 
 
+@pytest.mark.clock
 async def test_a_stop_ends_in_time_whatever_is_in_flight(tmp_path: Path) -> None:
     async with site(tmp_path, {"shutdown": {"delay": "0s", "timeout": "1s"}}) as here:
 
@@ -113,7 +114,7 @@ async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
         here.proxy.signal(signal.SIGTERM)
         await eventually(lambda: _draining(here), "it is no longer ready")
         here.proxy.signal(signal.SIGINT)
-        assert await here.proxy.exit(10) == 0
+        assert await here.proxy.exit() == 0
 
 
 def _routes(*paths: str) -> list[dict[str, object]]:

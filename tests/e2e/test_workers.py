@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from tests.e2e.harness import HOST, Response, Site, ask, merge, receive, request, site
-from tests.e2e.process import ROOT, Proxy, eventually, free_port, run, timed
+from tests.e2e.process import ROOT, Late, Proxy, eventually, free_port, in_time, run, timed
 from tests.e2e.stream import Cut, End, Stream
 from tests.e2e.upstream import Call, Upstream, head, replies
 
@@ -25,7 +25,7 @@ ALONE: Final = "Cache-Control: no-store"
 WORKERS: Final = 3
 BODY: Final = b"0123456789" * 20_000
 MOMENT: Final = 1.0  # seconds for which new connections may fail when a process dies
-WHOLE: Final = "2s"  # what a purge waits for everybody
+WHOLE: Final = "20s"  # what a purge waits for everybody
 
 
 @asynccontextmanager
@@ -48,10 +48,23 @@ async def admin(here: Site, path: str, *headers: str, document: Mapping[str, Any
         stream.close()
 
 
-async def processes(here: Site) -> dict[int, int]:
-    """Process ids by worker, of those that serve."""
+async def ready(here: Site) -> dict[int, int]:
+    """Process ids by worker, of those that serve. Who gets no processor does not answer in time, and is not named."""
     told = json.loads((await admin(here, "/readyz")).body)
     return {worker["worker"]: worker["process"] for worker in told["workers"] if worker["status"] == "ready"}
+
+
+async def processes(here: Site) -> dict[int, int]:
+    """Likewise, once all of them do."""
+    found: dict[int, int] = {}
+
+    async def all_of_them() -> bool:
+        nonlocal found
+        found = await ready(here)
+        return len(found) == WORKERS
+
+    await eventually(all_of_them, "all serve")
+    return found
 
 
 def children(process: int) -> list[int]:
@@ -165,8 +178,8 @@ async def _tells(here: Site, states: Mapping[int, str]) -> bool:
 async def _is_replaced(here: Site, number: int, process: int) -> bool:
     """Whether another process serves as that worker. While one is replaced the whole stays ready."""
     answer = await admin(here, "/readyz")
-    assert answer.status == 200
-    return (await processes(here)).get(number, process) != process
+    assert answer.status == 200 or "no answer" in answer.text, answer
+    return (await ready(here)).get(number, process) != process
 
 
 async def _is(here: Site, status: int) -> bool:
@@ -181,6 +194,7 @@ async def _says_close(here: Site, path: str) -> bool:
 # -- one dies
 
 
+@pytest.mark.clock(only=Late)
 async def test_a_process_that_is_killed_comes_back_while_the_others_serve(tmp_path: Path, redis_url: str) -> None:
     async with crew(tmp_path, redis_url) as here:
         here.upstream.on("/a", replies("a", FRESH))
@@ -192,7 +206,7 @@ async def test_a_process_that_is_killed_comes_back_while_the_others_serve(tmp_pa
             nonlocal done
             while not over:
                 try:
-                    async with asyncio.timeout(5):
+                    async with asyncio.timeout(30):
                         answer = await here.get("/a")
                 except (Cut, ConnectionError):
                     failures.append(loop.time())
@@ -215,8 +229,9 @@ async def test_a_process_that_is_killed_comes_back_while_the_others_serve(tmp_pa
         assert after.keys() == before.keys()
         assert after[2] != before[2]
         assert (after[1], after[3]) == (before[1], before[3])
-        assert all(0 <= at - killed < MOMENT for at in failures), [at - killed for at in failures]
+        assert all(at >= killed for at in failures), [at - killed for at in failures]
         assert here.proxy.stderr.count("worker 2 was ended by SIGKILL") == 1
+        in_time(max(failures, default=killed) - killed, MOMENT)
 
 
 # -- how they stop
@@ -224,7 +239,7 @@ async def test_a_process_that_is_killed_comes_back_while_the_others_serve(tmp_pa
 
 @pytest.mark.parametrize("how", ["sigterm", "ctrl-c", "sigterm to all of them"])
 async def test_a_stop_cuts_nothing_in_any_process(tmp_path: Path, redis_url: str, how: str) -> None:
-    async with crew(tmp_path, redis_url, {"shutdown": {"delay": "3s", "timeout": "15s"}}) as here:
+    async with crew(tmp_path, redis_url, {"shutdown": {"delay": "5s", "timeout": "30s"}}) as here:
         gate = asyncio.Event()
 
         async def half(call: Call) -> None:
@@ -288,7 +303,7 @@ async def test_connections_made_while_it_stops_are_answered_or_refused(tmp_path:
         clients = [asyncio.create_task(client()) for _ in range(16)]
         await eventually(lambda: counts["answered"] > 100, "requests go on")
         here.proxy.signal(signal.SIGTERM)
-        await asyncio.wait_for(asyncio.gather(*clients), 20)
+        await asyncio.wait_for(asyncio.gather(*clients), 60)
         assert counts["refused"] == 16
         # The kernel makes connections until a process has closed, and resets what it did not accept: each client may
         # meet that once with each of them.
@@ -302,7 +317,7 @@ async def test_a_second_signal_does_not_wait(tmp_path: Path, redis_url: str) -> 
         here.proxy.signal(signal.SIGTERM)
         await eventually(lambda: _is(here, 503), "it is no longer ready")
         here.proxy.signal(signal.SIGTERM)
-        assert await here.proxy.exit(10) == 0
+        assert await here.proxy.exit() == 0
 
 
 async def test_what_one_process_had_to_cut_is_the_exit_code_of_all(tmp_path: Path, redis_url: str) -> None:
@@ -317,10 +332,11 @@ async def test_what_one_process_had_to_cut_is_the_exit_code_of_all(tmp_path: Pat
         stream.write(request("/endless"))
         await stream.head()
         here.proxy.signal(signal.SIGTERM)
-        assert await here.proxy.exit(10) == 1
+        assert await here.proxy.exit() == 1
         stream.close()
 
 
+@pytest.mark.clock(only=Late)
 async def test_nobody_is_left_when_the_supervisor_is_killed(tmp_path: Path, redis_url: str) -> None:
     async with crew(tmp_path, redis_url, {"shutdown": {"delay": "30s", "timeout": "30s"}}) as here:
 
@@ -338,14 +354,16 @@ async def test_nobody_is_left_when_the_supervisor_is_killed(tmp_path: Path, redi
         here.proxy.process.kill()
         await here.proxy.exit()
         ended = eventually(lambda: not any(alive(process) for process in running.values()), "all are gone")
-        assert (await timed(ended))[1] < 2.0
+        _, gone = await timed(ended)
         assert await refuses(here)
         tidied = eventually(lambda: asyncio.to_thread(lambda: not directory.exists()), "nothing is left behind")
-        assert (await timed(tidied))[1] < 1.0
+        _, tidy = await timed(tidied)
         for stream in [*idle, *busy]:
             stream.close()
         here.proxy.process = await asyncio.create_subprocess_exec("true")  # so that the one to stop has stopped well
         await here.proxy.process.wait()
+        in_time(gone, 2.0)
+        in_time(tidy, 1.0)
 
 
 def _argument(process: int) -> str:
@@ -464,7 +482,7 @@ async def test_lines_of_all_processes_stay_whole_behind_a_slow_reader(tmp_path: 
         await eventually(lambda: _is(here, 200), "ready")
         sent = await _talk(here)
         log = bytearray()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while log.count(b"\n") < len(sent):
                 log += await process.stdout.read(4096)
                 await asyncio.sleep(0.0005)
