@@ -6,6 +6,7 @@ import pytest
 import redis
 
 from tests.edges.bucket_kit import Keeper, Model, Real, World
+from tests.edges.fleet import LONG
 from tests.redis_servers import HOST, Server, single
 
 
@@ -20,6 +21,13 @@ def client(server: Server) -> Iterator[redis.Redis]:
     with redis.Redis(HOST, server.port, protocol=2) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture
+def long_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are not given back outlast the test."""
+    monkeypatch.setattr("proxy.edges.redis_leases.LEASE", LONG)
+    monkeypatch.setattr("proxy.edges.redis_look.LEASE", LONG)
 
 
 @pytest.fixture(params=["Redis", "model"])

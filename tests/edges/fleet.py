@@ -22,6 +22,8 @@ from tests.rules.build import bare
 KEY: Final = "http://h/a"
 EPOCH: Final = "e1"
 NEVER: Final = float("-inf")
+PATIENCE: Final = 20.0  # seconds after which somebody hangs
+LONG: Final = 60.0  # seconds that nobody waits in a test that passes
 HEAD: Final = Struct("<2sBBddddddIB")  # of a frame
 
 

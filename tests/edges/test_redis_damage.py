@@ -15,7 +15,7 @@ from tests.edges.fleet import Fleet, Instance, fleet_over, sealed, until
 from tests.edges.test_codec import JSON, NUMBERS, TERMS, paid
 from tests.redis_servers import Server, single
 
-SOON: Final = 2.0  # seconds; no claim here is to wait for a tenth of that
+SOON: Final = 20.0  # seconds; no claim here is to wait for a hundredth of that
 
 
 @pytest.fixture(scope="module")

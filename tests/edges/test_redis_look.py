@@ -10,8 +10,8 @@ import pytest
 from proxy.flow.invalidation import Kind
 from proxy.flow.sharing import Alone, Apart, Broken, Found, Lead
 from proxy.rules.message import Reason
-from tests.e2e.process import timed
-from tests.edges.fleet import KEY, Fleet, fleet_over, until, validated, wanted
+from tests.e2e.process import Late, in_time, timed
+from tests.edges.fleet import KEY, LONG, PATIENCE, Fleet, fleet_over, until, validated, wanted
 from tests.redis_servers import Server, single
 
 
@@ -209,6 +209,7 @@ async def test_a_holder_that_has_heard_more_is_waited_for(fleet: Fleet) -> None:
     assert isinstance(await waiting, Found)
 
 
+@pytest.mark.clock(only=Late)
 async def test_a_holder_that_dies_costs_one_lease_time(fleet: Fleet, short_leases: float) -> None:
     a, b = await fleet.instances(2)
     begun = time.monotonic()
@@ -216,20 +217,26 @@ async def test_a_holder_that_dies_costs_one_lease_time(fleet: Fleet, short_lease
     await a.die()
     claim, took = await timed(b.claim())
     assert isinstance(claim, Lead)
-    assert took < 2 * short_leases
     assert time.monotonic() - begun > 0.9 * short_leases
+    in_time(took, 2 * short_leases)
 
 
-async def test_a_holder_that_lives_is_waited_for_beyond_its_lease(fleet: Fleet, short_leases: float) -> None:
+async def test_a_holder_that_lives_is_waited_for_beyond_its_lease(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.edges.redis_leases.LEASE", 1.5)
+    monkeypatch.setattr("proxy.edges.redis_look.LEASE", 1.5)
+    monkeypatch.setattr("proxy.edges.redis_leases.RENEW", 0.1)
     a, b = await fleet.instances(2)
     lead = await a.lead()
-    waiting = await b.waiting()
-    await asyncio.sleep(3 * short_leases)
+    waiting = await b.waiting(within=LONG)
+    await asyncio.sleep(2.0)
     assert not waiting.done()
     await a.kept(a.entry(), lead)
     assert isinstance(await waiting, Found)
 
 
+@pytest.mark.clock
 async def test_nobody_waits_for_longer_than_they_wish(fleet: Fleet) -> None:
     a, b = await fleet.instances(2)
     await a.lead()
@@ -241,6 +248,7 @@ async def test_nobody_waits_for_longer_than_they_wish(fleet: Fleet) -> None:
     patient.cancel()
 
 
+@pytest.mark.clock
 async def test_nobody_waits_for_longer_than_they_wish_beyond_a_lease(fleet: Fleet, short_leases: float) -> None:
     a, b = await fleet.instances(2)
     await a.lead()
@@ -249,6 +257,7 @@ async def test_nobody_waits_for_longer_than_they_wish_beyond_a_lease(fleet: Flee
     assert 2 * short_leases < time.monotonic() - begun < 5 * short_leases
 
 
+@pytest.mark.clock(only=Late)
 async def test_a_lost_word_costs_the_rest_of_a_lease(fleet: Fleet, short_leases: float) -> None:
     a, b = await fleet.instance(), await fleet.instance(deaf=True)
     lead = await a.lead()
@@ -256,38 +265,42 @@ async def test_a_lost_word_costs_the_rest_of_a_lease(fleet: Fleet, short_leases:
     await a.kept(a.entry(), lead)
     claim, took = await timed(waiting)
     assert isinstance(claim, Found)
-    assert took < 2 * short_leases
+    in_time(took, 2 * short_leases)
 
 
+@pytest.mark.usefixtures("long_leases")
 async def test_who_cannot_hear_waits_for_nobody(fleet: Fleet) -> None:
     a, b = await fleet.instance(), await fleet.instance()
     lead = await a.lead()
-    waiting = await b.waiting()
+    waiting = await b.waiting(within=LONG)
     b.store.on_hearing(False)
-    assert isinstance(await asyncio.wait_for(waiting, 1), Apart)
-    assert isinstance(await asyncio.wait_for(b.claim(), 1), Apart)
+    assert isinstance(await asyncio.wait_for(waiting, PATIENCE), Apart)
+    assert isinstance(await asyncio.wait_for(b.claim(within=LONG), PATIENCE), Apart)
     await a.kept(a.entry(), lead)
-    assert isinstance(await asyncio.wait_for(b.claim(), 1), Found), "what is there is read all the same"
+    found = await asyncio.wait_for(b.claim(within=LONG), PATIENCE)
+    assert isinstance(found, Found), "what is there is read all the same"
 
 
+@pytest.mark.usefixtures("long_leases")
 async def test_who_waits_when_the_server_is_lost_waits_no_more(fleet: Fleet, server: Server) -> None:
     a, b = await fleet.instance(), await fleet.instance()
     await a.lead()
-    waiting = await b.waiting()
+    waiting = await b.waiting(within=LONG)
     server.kill()
     try:
-        assert isinstance(await asyncio.wait_for(waiting, 1), Apart)
+        assert isinstance(await asyncio.wait_for(waiting, PATIENCE), Apart)
     finally:
         server.start()
 
 
+@pytest.mark.usefixtures("long_leases")
 async def test_who_hears_again_asks_again(fleet: Fleet) -> None:
     a, b = await fleet.instance(), await fleet.instance(deaf=True)
     lead = await a.lead()
-    waiting = await b.waiting()
+    waiting = await b.waiting(within=LONG)
     await a.kept(a.entry(), lead)
     b.store.on_hearing(True)
-    assert isinstance(await asyncio.wait_for(waiting, 1), Found)
+    assert isinstance(await asyncio.wait_for(waiting, PATIENCE), Found)
 
 
 async def test_a_word_that_overtakes_the_answer_to_the_question_is_not_lost(fleet: Fleet, server: Server) -> None:
@@ -351,7 +364,7 @@ async def test_nobody_waits_for_longer_than_they_wish_though_nothing_is_ever_sai
     monkeypatch.setattr("proxy.edges.redis_look.Look._answered", lambda *_: None)
     claims = [a.claiming(within=0.1), a.claiming(within=0.2)]
     begun = time.monotonic()
-    assert await asyncio.wait_for(asyncio.gather(*claims), 2) == [Apart(), Apart()]
+    assert await asyncio.wait_for(asyncio.gather(*claims), PATIENCE) == [Apart(), Apart()]
     assert time.monotonic() - begun > 0.19
 
 
@@ -369,5 +382,5 @@ async def test_an_error_of_ours_is_counted_and_everybody_goes_alone(
 
     monkeypatch.setattr("proxy.edges.codec.decode", broken)
     for key in (KEY, "http://h/large"):
-        assert isinstance(await asyncio.wait_for(a.claim(wanted(key=key)), 1), Apart)
+        assert isinstance(await asyncio.wait_for(a.claim(wanted(key=key), LONG), PATIENCE), Apart)
     assert a.counters.damaged == 2
