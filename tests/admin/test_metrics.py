@@ -133,6 +133,7 @@ async def test_of_several_processes_they_are_those_of_all(tmp_path: Path) -> Non
         assert (hot["key"], hot["rate"]) == ("http://a/", pytest.approx(2 * 1000, rel=0.05))
 
 
+@pytest.mark.clock
 async def test_of_a_process_that_does_not_answer_it_is_said_here_that_it_is_not_ready(tmp_path: Path) -> None:
     async with crew(tmp_path) as (here, _):
         at, hung = f"http://127.0.0.1:{here.port}", tmp_path / "2.sock"

@@ -23,7 +23,7 @@ from proxy.rules.wire import parse_request
 from proxy.settings import Admin, Settings, Shutdown
 from proxy.settings import Upstream as UpstreamSettings
 from tests.e2e.harness import HOST, ask, request
-from tests.e2e.process import free_port
+from tests.e2e.process import Late, free_port, in_time
 from tests.e2e.stream import Stream
 from tests.e2e.upstream import Upstream, replies
 from tests.fleet.harness import tell
@@ -135,6 +135,7 @@ async def _watched(storm: Storm, *tags: str) -> tuple[float, float]:
     return took, max(gaps)
 
 
+@pytest.mark.clock(only=Late)
 async def test_a_tag_on_a_hundred_thousand_entries_goes_without_a_stall(storm: Storm) -> None:
     chance = random.Random(5)
     assert storm.app.memory.count == ENTRIES * 3 // 2
@@ -150,7 +151,6 @@ async def test_a_tag_on_a_hundred_thousand_entries_goes_without_a_stall(storm: S
         control, real = (median(one[i] for one in found) * 1e3 for i in (0, 1))
         worst = max(one[1] for one in found) * 1e3
         tell(f"{what}: {real:.2f} ms (median; worst {worst:.2f} ms), control {control:.2f} ms")
-        assert real - control < LIMIT * 1e3
     assert storm.app.memory.count == ENTRIES * 3 // 2, "nothing was searched"
 
     app = storm.app
@@ -166,3 +166,6 @@ async def test_a_tag_on_a_hundred_thousand_entries_goes_without_a_stall(storm: S
     assert len(storm.upstream.calls) == seen + ASKED
     fetched = {int(call.path.rpartition("/")[2]) for call in storm.upstream.calls[1:]}
     assert {number for number in range(ENTRIES) if storm.holds(number)} == fetched
+    for found in (takes, stalls):
+        control, real = (median(one[i] for one in found) for i in (0, 1))
+        in_time(real - control, LIMIT)

@@ -8,6 +8,8 @@ from statistics import median
 from time import perf_counter
 from typing import Final
 
+import pytest
+
 from proxy.admin.access import Access
 from tests.admin.kit import TOKEN, Admin, admin
 
@@ -66,6 +68,7 @@ async def alike(questions: Sequence[bytes], status: bytes) -> list[str]:
     return found
 
 
+@pytest.mark.clock
 async def test_no_path_and_no_method_is_refused_sooner_than_another() -> None:
     paths = ["/stats", "/invalidations/b1", "/invalidate", "/nothing", "/stats/more", "/entries?url=/x", "/%73tats"]
     methods = ["PUT", "DELETE", "OPTIONS", "PURGE"]
@@ -81,10 +84,12 @@ def wrong_tokens() -> Iterator[str]:
     yield from ("~", TOKEN[:1], TOKEN[: size // 2], TOKEN[:-1], f"{TOKEN}~", f"{TOKEN}{TOKEN}", "~" * 2 * size)
 
 
+@pytest.mark.clock
 async def test_no_token_is_refused_sooner_than_another() -> None:
     assert await alike([bearer(token) for token in wrong_tokens()], b"401") == []
 
 
+@pytest.mark.clock
 async def test_an_unknown_name_is_refused_alike_with_the_token_and_without() -> None:
     foreign = [
         head(path, "GET", f"Authorization: Bearer {token}").replace(b"Host: localhost", b"Host: evil.example")
