@@ -32,7 +32,7 @@ from proxy.settings import Admin, ServerTls, Settings, Shutdown, Upstream, Upstr
 from tests.e2e.process import free_port
 from tests.flow.kit import FakeClock
 
-PATIENCE: Final = 10.0  # real seconds after which a test that hangs fails
+PATIENCE: Final = 30.0  # real seconds after which a test that hangs fails
 
 
 @dataclass

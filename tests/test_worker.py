@@ -59,14 +59,14 @@ async def worker(directory: Path) -> AsyncIterator[tuple[asyncio.subprocess.Proc
 
 async def end(process: asyncio.subprocess.Process) -> tuple[int, str]:
     """Exit code, and what it said."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         _, said = await process.communicate()
     assert process.returncode is not None
     return process.returncode, said.decode()
 
 
 async def serves(channel: socket.socket) -> bool:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return bool(await asyncio.get_running_loop().sock_recv(channel, 10))
 
 
@@ -90,7 +90,7 @@ async def test_it_serves_under_the_settings_it_is_sent_and_hurries_when_told(tmp
             await writer.wait_closed()
         assert process.stderr is not None
         channel.sendall(frame(Order.STOP))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert b"worker 7: not ready any more; serving for another 30 s" in await process.stderr.readline()
         channel.sendall(frame(Order.HURRY))
         assert await end(process) == (0, "")

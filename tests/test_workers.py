@@ -144,7 +144,7 @@ class Running:
         return [member.process for member in self.supervisor._members()]  # noqa: SLF001 - what admin is told
 
     async def end(self) -> int:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self.task
 
 

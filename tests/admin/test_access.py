@@ -127,7 +127,7 @@ async def test_under_another_name_it_does_not_know_itself(path: str, host: str, 
 async def raw(here: Admin, head: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
     writer.write(head)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         answer = await reader.read()
     writer.close()
     await writer.wait_closed()

@@ -20,7 +20,7 @@ from proxy.flow.ports import Client
 from proxy.rules.limits import Limits
 from proxy.rules.message import Reason, Request
 
-PATIENCE: Final = 10.0  # real seconds after which a test that hangs fails
+PATIENCE: Final = 30.0  # real seconds after which a test that hangs fails
 Pending = Coroutine[Any, Any, None]
 Begin = Callable[[Request, Client], Pending | None]
 LIMITS: Final = Limits(

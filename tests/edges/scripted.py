@@ -22,8 +22,8 @@ HOST: Final = (("Host", "up"),)
 H: Final = b"HTTP/1.1 200 OK\r\n"
 OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 EMPTY: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-PATIENCE: Final = 20.0
-LONG: Final = 30.0  # seconds: longer than any test waits
+PATIENCE: Final = 60.0
+LONG: Final = 90.0  # seconds: longer than any test waits
 
 
 class Peer:

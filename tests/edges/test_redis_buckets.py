@@ -354,7 +354,7 @@ async def test_nobody_waits_longer_than_the_deadline_behind_a_question_that_is_s
     ahead += deadline - DEADLINE
     link.answers[0].set_result(b"m 1 0.1 9 0 0 1 0")
     assert await first == 9
-    async with asyncio.timeout(10):  # what is left of it is far less, and a second one far more
+    async with asyncio.timeout(30):  # what is left of it is far less, and a second one far more
         assert await second >= 0
     assert len(link.answers) == 2
     assert not link.answers[1].done()
