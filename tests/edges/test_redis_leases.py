@@ -36,7 +36,7 @@ async def test_a_lease_says_who_holds_it_and_what_they_have_heard(fleet: Fleet, 
     assert (epoch, n) == (b"e1", b"7")
     assert len(token) > 16
     (key,) = fleet.keys("l")
-    assert 1500 < server.ask("PTTL", key) <= 2000
+    assert 500 < server.ask("PTTL", key) <= 2000
 
 
 @pytest.mark.usefixtures("long_leases")

