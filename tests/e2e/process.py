@@ -173,7 +173,7 @@ class Proxy:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def exit(self, within: float = 40.0) -> int:
+    async def exit(self, within: float = 25.0) -> int:
         """Wait until it has gone, and say with which code."""
         async with asyncio.timeout(within):
             return await self.process.wait()

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.harness import Site, site
-from tests.e2e.process import ROOT, eventually, free_port
+from tests.e2e.process import ROOT, Late, eventually, free_port, in_time, timed
 from tests.e2e.upstream import Call, replies
 from tests.edges.collector import Collector, Told, collector
 
@@ -159,6 +159,7 @@ async def test_only_what_the_client_samples_is_told_of_where_nothing_else_is(
         assert sum(span.kind == SERVER for span in there.spans) == 1
 
 
+@pytest.mark.clock(only=Late)
 async def test_a_collector_that_is_not_there_harms_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     async with site(tmp_path, {"tracing": "on"}) as running:
@@ -167,9 +168,11 @@ async def test_a_collector_that_is_not_there_harms_nothing(tmp_path: Path, monke
             assert (await running.get("/a")).status == 200
         await eventually(lambda: "tracing: " in running.proxy.stderr, "it is said")
         running.proxy.signal(signal.SIGTERM)
-        assert await running.proxy.exit() == 0
+        code, took = await timed(running.proxy.exit())
+        assert code == 0
         said = [line.partition("tracing: ")[2] for line in running.proxy.stderr.splitlines() if "tracing: " in line]
         assert len(said) == len(set(said)), "each once"
+    in_time(took, 10.0)
 
 
 async def test_it_cannot_change_while_running(here: Traced) -> None:
