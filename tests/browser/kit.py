@@ -25,7 +25,8 @@ DENIED: Final = r"Failed to load resource: .*status of 401"
 MISTAKEN: Final = r"Failed to load resource: .*status of 400"
 GONE: Final = r"Failed to load resource: net::ERR_"
 
-expect.set_options(timeout=30_000)  # ms: the machine may be busy
+PATIENCE: Final = 90_000  # ms: the machine may be busy
+expect.set_options(timeout=PATIENCE)
 
 
 def installed(playwright: Playwright) -> str:
@@ -40,7 +41,8 @@ async def chromium() -> AsyncIterator[Browser]:
     """One browser, without a screen."""
     async with async_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = await playwright.chromium.launch(executable_path=installed(playwright), args=arguments)
+        found = installed(playwright)
+        browser = await playwright.chromium.launch(executable_path=found, args=arguments, timeout=PATIENCE)
         try:
             yield browser
         finally:
@@ -61,7 +63,7 @@ class Watched:
     open: int = 0  # requests that have no answer yet
 
     def __post_init__(self) -> None:
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(PATIENCE)
         self.page.on("console", lambda said: self._complain(said.text) if said.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda error: self._complain(f"{error.name}: {error.message}"))
         self.page.on("dialog", lambda dialog: self._complain(f"a dialog: {dialog.message}"))

@@ -73,7 +73,8 @@ async def test_an_instance_that_hangs_is_not_waited_for(browser: Browser, here: 
 
 async def test_a_purge_that_not_all_have_applied_says_who(browser: Browser, redis: Server, tmp_path: Path) -> None:
     async with (
-        fleet(tmp_path, redis.url, {"redis": {"prefix": "page"}}, size=2) as both,
+        # However slowly the page is looked at, who does not answer is waited for.
+        fleet(tmp_path, redis.url, {"redis": {"prefix": "page", "max_blind": "5m"}}, size=2) as both,
         opened(browser, both[0]) as page,
     ):
         await page.shown()
