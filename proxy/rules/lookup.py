@@ -85,9 +85,11 @@ def wishes_of(fields: Fields, policy: Policy) -> Directives:
     """What the client asks of the cache, where the route listens to that."""
     if not policy.respect_request:
         return {}
-    if "cache-control" not in fields and "no-cache" in directives(fields.get("pragma")):
+    if "cache-control" in fields:
+        return directives(fields["cache-control"])
+    if "pragma" in fields and "no-cache" in directives(fields["pragma"]):
         return {"no-cache": None}  # RFC 9111 section 5.4
-    return directives(fields.get("cache-control"))
+    return {}
 
 
 def not_for_cache(request: Request, policy: Policy) -> Fetch | None:
