@@ -207,19 +207,20 @@ class Exchange:
                 assert_never(plan)
 
     def _visit(self, asked: Asked, lane: Lane, client: Client, now: float, span: TraceSpan | None) -> Visit:
-        return Visit(
-            request=asked.request,
-            client=client,
-            site=asked.site,
-            lane=lane,
-            key=asked.key,
-            url=asked.url,
-            tags=asked.tags,
-            request_id=asked.request.fields.get("x-request-id") or self._answers.request_ids(),
-            now=now,
-            seen=self._log.position,
-            guest="" if lane.gates is None else lane.gates.client(asked.guest, client.peer),
-            span=span,
+        return Visit(  # by position: names make a dictionary, and that is 1 µs for each request
+            asked.request,
+            client,
+            asked.site,
+            lane,
+            asked.key,
+            asked.url,
+            asked.tags,
+            asked.request.fields.get("x-request-id") or self._answers.request_ids(),
+            now,
+            self._log.position,
+            "" if lane.gates is None else lane.gates.client(asked.guest, client.peer),
+            None,
+            span,
         )
 
     def _stored(self, visit: Visit, now: float) -> Entry | None:

@@ -94,16 +94,10 @@ class Fill:
         validated = base is not None and base.terms.always_validate and not base.terms.distrusted
         if plan.fresh or validated or self._blind():
             return None
-        return Wanted(
-            key=visit.key,
-            policy=visit.lane.fingerprint,
-            fields=visit.request.fields,
-            apart=has_credentials(visit.request.fields),
-            url=visit.url,
-            host=visit.request.host,
-            tags=visit.tags,
-            known=base.stored_at if base is not None else float("-inf"),
-        )
+        known = base.stored_at if base is not None else float("-inf")
+        fields, host, policy = visit.request.fields, visit.request.host, visit.lane.fingerprint
+        # By position: names make a dictionary, and that is 1 µs for each request.
+        return Wanted(visit.key, policy, fields, has_credentials(fields), visit.url, host, visit.tags, known)
 
     async def claim(self, visit: Visit, plan: Fetch, looked: Found | Rest | None = None) -> Claim:
         """What other instances have of it, or the right to fetch it for them. `looked`: what a look came to."""

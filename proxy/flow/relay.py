@@ -56,7 +56,7 @@ class Relay:
             if isinstance(again, Serve):
                 if again.refresh:
                     self._fill.refresh(visit, entry)
-                rest = self._answers.serve(visit, entry, Account(Reason.SHARED_STORE, ttl=again.ttl(now)))
+                rest = self._answers.serve(visit, entry, Account(Reason.SHARED_STORE, again.ttl(now)))
                 return None if rest is None else self._answers.watch(visit, rest, None)
         return self._answers.watch(visit, partial(self.fetch, visit, plan, looked), plan.fwd)
 

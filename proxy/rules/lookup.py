@@ -122,7 +122,7 @@ def _judge(
         return Fetch(Fwd.REQUEST, Reason.REQUEST_NO_STORE, keep=False)
     if entry is None:
         fwd, reason = (Fwd.VARY_MISS, Reason.VARIANT) if held else (Fwd.URI_MISS, Reason.ABSENT)
-        return Fetch(fwd, reason, shared=get, fresh="no-cache" in wishes)
+        return Fetch(fwd, reason, get, "no-cache" in wishes)
     if "no-cache" in wishes:
         return Fetch(Fwd.REQUEST, Reason.REQUEST_NO_CACHE, shared=get, fresh=True, base=entry)
     max_age = seconds(wishes, "max-age")
@@ -138,7 +138,7 @@ def _judge(
     if left > 0:
         # XFetch (Vattani et al., "Optimal Probabilistic Cache Stampede Prevention", 2015).
         early = policy.early_refresh > 0 and -log(roll) * entry.terms.fetch_seconds * policy.early_refresh >= left
-        return Serve(entry, Reason.HIT, refresh=early)
+        return Serve(entry, Reason.HIT, early)
     if now < entry.stale_until and max_age is None:  # who gives an age wants nothing stale: RFC 9111 section 5.2.1.1
         return Serve(entry, Reason.STALE_WHILE_REVALIDATE, refresh=True)
     if "max-stale" in wishes and not entry.terms.never_stale:
