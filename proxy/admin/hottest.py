@@ -8,8 +8,8 @@ from aiohttp import web
 
 from proxy.admin.listener import Handler
 from proxy.admin.problems import Refusal, Trouble
-from proxy.flow.explanation import told_key
 from proxy.flow.hot import COUNTERS, HotKeys
+from proxy.rules.redaction import told_key
 
 _SHOWN: Final = 20
 

@@ -33,8 +33,6 @@ from proxy.flow.explanation import (
     Upstream,
     Variants,
     Way,
-    compared,
-    told,
 )
 from proxy.flow.flights import Flight, Flights, Landed, Streaming
 from proxy.flow.invalidation import InvalidationLog
@@ -42,7 +40,7 @@ from proxy.flow.limiting import doorway, limiting
 from proxy.flow.ports import Shelves, Variant
 from proxy.flow.purge import order_of, verdict
 from proxy.flow.site import Asked, Lane, Site, read, shelf_of, unrouted
-from proxy.flow.steps import NEVER, arithmetic, as_read, client, eligibility, keying, routing, windows
+from proxy.flow.steps import NEVER, arithmetic, as_read, client, compared, eligibility, keying, routing, windows
 from proxy.rules.fields import selecting, selects
 from proxy.rules.lookup import (
     Fetch,
@@ -54,6 +52,7 @@ from proxy.rules.lookup import (
 )
 from proxy.rules.message import Entry, Fields, Headers, Reason, Request
 from proxy.rules.purging import PurgeRule
+from proxy.rules.redaction import told
 from proxy.rules.report import Account, failure_status
 from proxy.rules.respond import from_entry
 from proxy.rules.wire import Refused

@@ -9,6 +9,7 @@ from proxy.flow.explanation import (
     Arithmetic,
     AsRead,
     Client,
+    Compared,
     Eligibility,
     Field,
     Keying,
@@ -16,14 +17,14 @@ from proxy.flow.explanation import (
     Tried,
     Window,
     Wish,
-    told,
 )
 from proxy.flow.site import Asked, Site
 from proxy.rules.fields import directives, seconds
 from proxy.rules.keys import cache_target, keyed_names
 from proxy.rules.lookup import Fetch, has_credentials, not_for_cache, on_request, wishes_of
-from proxy.rules.message import Entry, Fields, Reason, Request
+from proxy.rules.message import Entry, Fields, Headers, Reason, Request
 from proxy.rules.policy import Policy
+from proxy.rules.redaction import told
 from proxy.rules.routes import Route, Unrouted, miss, route
 
 NEVER: Final = 1.0  # the roll with which no early refresh begins: it changes no answer
@@ -80,6 +81,16 @@ def eligibility(request: Request, entry: Entry | None, policy: Policy) -> Eligib
     if aside is None and "no-store" in wishes_of(request.fields, policy):
         return Eligibility(may=False, reason=Reason.REQUEST_NO_STORE, credentials=credentials)
     return Eligibility(may=aside is None, reason=None if aside is None else aside.reason, credentials=credentials)
+
+
+def compared(vary: Headers, asked: Headers) -> tuple[Compared, ...]:
+    """What a variant was selected on, beside what a request has under the same names."""
+    return tuple(
+        [
+            Compared(name, told(name, stored), told(name, own), stored == own)
+            for (name, stored), (_, own) in zip(vary, asked, strict=True)
+        ]
+    )
 
 
 def arithmetic(entry: Entry, policy: Policy, now: float) -> Arithmetic:

@@ -5,11 +5,12 @@ from math import exp
 
 import pytest
 
-from proxy.flow.explanation import Field, Tried, Wish, told
+from proxy.flow.explanation import Compared, Field, Tried, Wish
 from proxy.flow.site import Site, read
-from proxy.flow.steps import arithmetic, client, eligibility, keying, routing, windows
+from proxy.flow.steps import arithmetic, client, compared, eligibility, keying, routing, windows
 from proxy.rules.message import Reason
 from proxy.rules.policy import KeyRule, Policy
+from proxy.rules.redaction import told
 from proxy.rules.routes import Match, Miss, Route
 from tests.flow.kit import FRESH, PLAIN, STALEABLE, World, request
 
@@ -83,6 +84,17 @@ def test_whether_anything_stored_may_answer(asking: tuple[str, ...], policy: Pol
     found = eligibility(request(*asking), None, policy)
     assert (found.may, found.reason) == (reason is None, reason)
     assert found.credentials == any(line.startswith("Cookie") for line in asking)
+
+
+def test_what_a_variant_was_selected_on_stands_beside_what_is_asked() -> None:
+    vary = ("accept", "\0"), ("x-key", "s3cret"), ("x-other", "s3cret")
+    asked = ("accept", ""), ("x-key", "s3cret"), ("x-other", "s3cret2")
+    one, other = told("x-key", "s3cret"), told("x-key", "s3cret2")
+    assert compared(vary, asked) == (
+        Compared("accept", None, "", same=False),
+        Compared("x-key", one, one, same=True),
+        Compared("x-other", one, other, same=False),
+    )
 
 
 async def test_the_arithmetic_has_the_numbers() -> None:
