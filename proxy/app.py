@@ -49,6 +49,7 @@ from proxy.flow.fill import Fill
 from proxy.flow.flights import FlightMemory, Flights
 from proxy.flow.heads import Heads
 from proxy.flow.invalidator import Invalidator
+from proxy.flow.inventory import Inventory
 from proxy.flow.purge import Purge
 from proxy.flow.tally import Tallies
 from proxy.flow.throttle import Throttle
@@ -162,6 +163,7 @@ class App:
         explainer = Explainer(
             lambda: self.exchange.site, self.memory, self.log, self.flights, self.clock.now, shared=shared
         )
+        inventory = Inventory(lambda: self.exchange.site, self.memory, self.log, self.clock.now)
         self.admin = AdminServer(
             lambda: self._serving,
             access=self._access,
@@ -169,7 +171,7 @@ class App:
             parts=[
                 Invalidations(invalidator, lambda: self.exchange.site),
                 Explain(explainer, lambda: self.settings.limits),
-                Entries(explainer, lambda: self.exchange.site, lambda: self.settings.limits),
+                Entries(inventory, lambda: self.exchange.site, lambda: self.settings.limits),
                 Config(lambda: effective(self.settings)),
                 Metrics(self._sources()),
                 Hottest(self.tallies.hot, self.exchange.settle),

@@ -9,7 +9,7 @@ from aiohttp import web
 from proxy.admin.asking import Described, header_mistakes, is_target, split_url
 from proxy.admin.listener import Handler
 from proxy.admin.problems import Mistake, Refusal, Trouble
-from proxy.flow.explain import Explainer
+from proxy.flow.inventory import Inventory
 from proxy.flow.site import Site
 from proxy.rules.limits import Limits
 from proxy.rules.wire import Refused
@@ -20,8 +20,8 @@ _SCHEMES: Final = ("http", "https")
 class Entries:
     """Looks where a GET of the URL would. `site` and `limits` are as they are now."""
 
-    def __init__(self, explainer: Explainer, site: Callable[[], Site], limits: Callable[[], Limits]) -> None:
-        self._explainer, self._site, self._limits = explainer, site, limits
+    def __init__(self, inventory: Inventory, site: Callable[[], Site], limits: Callable[[], Limits]) -> None:
+        self._inventory, self._site, self._limits = inventory, site, limits
 
     @property
     def routes(self) -> Mapping[str, Mapping[str, Handler]]:
@@ -40,7 +40,7 @@ class Entries:
                 raise Refusal(
                     Trouble.BAD_REQUEST, f"Nothing can be stored of it, since it is refused: {refused.detail}"
                 ) from None
-            found[f"{asked.scheme}://{asked.host}{asked.target}"] = self._explainer.stored(asked)
+            found[f"{asked.scheme}://{asked.host}{asked.target}"] = self._inventory.stored(asked)
         members = {
             "url": url,
             "searched": list(found),

@@ -17,7 +17,6 @@ from proxy.flow.explanation import (
     AsRead,
     Decision,
     Explanation,
-    Field,
     InTheAir,
     Invalidation,
     Lately,
@@ -27,7 +26,6 @@ from proxy.flow.explanation import (
     Purging,
     Remembered,
     Standing,
-    Stored,
     Touched,
     Trust,
     Upstream,
@@ -36,11 +34,12 @@ from proxy.flow.explanation import (
 )
 from proxy.flow.flights import Flight, Flights, Landed, Streaming
 from proxy.flow.invalidation import InvalidationLog
+from proxy.flow.inventory import standing_of
 from proxy.flow.limiting import doorway, limiting
-from proxy.flow.ports import Shelves, Variant
+from proxy.flow.ports import Shelves
 from proxy.flow.purge import order_of, verdict
 from proxy.flow.site import Asked, Lane, Site, read, shelf_of, unrouted
-from proxy.flow.steps import NEVER, arithmetic, as_read, client, compared, eligibility, keying, routing, windows
+from proxy.flow.steps import NEVER, arithmetic, as_read, client, compared, eligibility, keying, routing
 from proxy.rules.fields import selecting, selects
 from proxy.rules.lookup import (
     Fetch,
@@ -52,7 +51,6 @@ from proxy.rules.lookup import (
 )
 from proxy.rules.message import Entry, Fields, Headers, Reason, Request
 from proxy.rules.purging import PurgeRule
-from proxy.rules.redaction import told
 from proxy.rules.report import Account, failure_status
 from proxy.rules.respond import from_entry
 from proxy.rules.wire import Refused
@@ -110,41 +108,7 @@ class Explainer:
         steps.append(upstream)
         return _explanation(steps, answer)
 
-    def stored(self, request: Request) -> tuple[Stored, ...]:
-        """All that is stored where the request would look, the newest first; nothing where no route takes it."""
-        asked, now = read(self._site(), request), self._now()
-        lane = asked.lane
-        found = () if lane is None else self._store.variants(asked.key)
-        return tuple([self._shown(variant, lane, now) for variant in found if lane is not None])
-
     # -- what is stored
-
-    def _shown(self, variant: Variant, lane: Lane, now: float) -> Stored:
-        entry = variant.entry
-        judged = self._log.judge(entry, variant.checked)
-        standing = self._standing(entry, judged)
-        if judged is not None:
-            vouched = judged if now < self._log.trusted_until else self._log.vouched(judged, now)
-            standing = self._standing(judged, vouched) if standing is Standing.VALID else standing
-            entry = vouched or judged
-        keyed = [line.partition("=") for line in entry.key.split("\n")[1:]]
-        return Stored(
-            url=entry.url,
-            headers=tuple([Field(name, told(name, value)) for name, _, value in keyed]),
-            vary=tuple([Field(name, told(name, value)) for name, value in entry.vary]),
-            status=entry.head.status,
-            length=entry.length,
-            age=now - entry.born,
-            left=entry.fresh_until - now,
-            windows=windows(entry, now),
-            arrived=now - entry.stored_at,
-            tags=entry.tags,
-            policy=entry.terms.policy,
-            route=lane.route.name,
-            current=entry.terms.policy == lane.fingerprint,
-            standing=standing,
-            asked=variant.asked,
-        )
 
     def _look(self, asked: Asked, lane: Lane, now: float) -> "_Look":
         """As `Store.find` and `Store.holds` would: what they would remove is `GONE`."""
@@ -155,13 +119,13 @@ class Explainer:
             stored = variant.entry
             same = found is None and selects(stored.vary, asked.fields)
             judged = self._log.judge(stored, variant.checked)
-            standing = self._standing(stored, judged)
+            standing = standing_of(self._log, stored, judged)
             if same:
                 touched = stored
                 found = judged
                 if judged is not None:
                     entry = judged if now < self._log.trusted_until else self._log.vouched(judged, now)
-                    standing = self._standing(judged, entry) if standing is Standing.VALID else standing
+                    standing = standing_of(self._log, judged, entry) if standing is Standing.VALID else standing
             if not (same and judged is None):
                 left.append(stored)
             lying.append(
@@ -186,15 +150,6 @@ class Explainer:
             variant=_selecting(asked.fields, left[0]) if left else (),
             stored=tuple(lying),
         )
-
-    def _standing(self, stored: Entry, judged: Entry | None) -> Standing:
-        if judged is None:
-            return Standing.GONE
-        if judged.terms.distrusted:
-            return Standing.DISTRUSTED
-        # Who was judged before was changed then, so the records are what tells.
-        soft = any(soft for _, soft in self._log.touching(stored, stored.seq))
-        return Standing.STALE if soft else Standing.VALID
 
     def _invalidation(self, look: "_Look", now: float) -> Invalidation:
         touching = [] if look.touched is None else self._log.touching(look.touched, look.touched.seq)

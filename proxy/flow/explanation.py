@@ -395,31 +395,6 @@ Decision = (
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """One stored variant, for whoever asks what there is. Seconds; `arrived` is how long ago it came.
-
-    `policy` marks what it was stored under, `current` says that the route still has that; `asked`: it has been
-    asked for since eviction last passed it by.
-    """
-
-    url: str
-    headers: tuple[Field, ...]
-    vary: tuple[Field, ...]
-    status: int
-    length: int
-    age: float
-    left: float
-    windows: tuple[Window, ...]
-    arrived: float
-    tags: tuple[str, ...]
-    policy: str
-    route: str
-    current: bool
-    standing: Standing
-    asked: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Explanation:
     """The decisions, in their order, and what comes of them."""
 

@@ -14,6 +14,7 @@ from proxy.admin.page import parts
 from proxy.admin.problems import Mistake
 from proxy.admin.server import AdminServer, Part
 from proxy.flow.explain import Explainer
+from proxy.flow.inventory import Inventory
 from proxy.rules.limits import Limits
 from tests.admin.kit import JSON, Admin, admin
 from tests.flow.kit import FRESH, World
@@ -24,12 +25,13 @@ from tests.flow.test_limiter import Limited, quota
 async def explaining(w: World, limits: Limits | None = None) -> AsyncIterator[Admin]:
     """An admin listener in front of a world."""
     explainer = Explainer(lambda: w.exchange.site, w.memory, w.log, w.flights, w.clock.now, shared=False)
+    inventory = Inventory(lambda: w.exchange.site, w.memory, w.log, w.clock.now)
 
     def parts(here: Admin) -> None:
         known = limits or Limits()
         served: list[Part] = [
             Explain(explainer, lambda: known),
-            Entries(explainer, lambda: w.exchange.site, lambda: known),
+            Entries(inventory, lambda: w.exchange.site, lambda: known),
         ]
         here.server = AdminServer(lambda: True, access=lambda: here.access, parts=served)
 
