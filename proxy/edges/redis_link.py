@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 from redis import ResponseError
 
 from proxy.edges.redis_own import Own
+from proxy.edges.redis_subscription import Subscription
 from proxy.edges.redis_topology import NOWHERE, Kind, Topology, parse_url
 from proxy.edges.redis_wire import Address, Counters, Entrance, Order, Taker, Unreachable, Wire, Word, connect
 
@@ -29,8 +30,6 @@ _log = logging.getLogger(__name__)
 
 _PATIENCE: Final = 5  # deadlines that connecting may take: nobody waits for it, and TLS takes four round trips
 _LOOK_AGAIN: Final = 0.1  # seconds between two looks at the topology that were caused by errors
-_PING: Final = 1.0  # seconds between two signs of life asked of a subscription
-_RETRY: Final = 0.1  # seconds between two attempts to subscribe
 _QUIET: Final = 10.0  # seconds after it is well again before trouble is told anew: it may come and go all the time
 _ELSEWHERE: Final = frozenset(  # the server is not the one to ask, or not now
     {"MOVED", "ASK", "READONLY", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY"}
@@ -64,17 +63,6 @@ class Call:
         return cls(("EVAL", script.source, len(keys), *keys, *args))
 
 
-@dataclass(frozen=True, slots=True)
-class _Ear:
-    """A subscription: to what, and to which server now, None for nobody. It is left where `key` has moved away."""
-
-    handlers: Mapping[str, Callable[[bytes], None]]
-    on_hearing: Callable[[bool], None]
-    where: Callable[[], Address | None]
-    entrance: Entrance
-    key: str | None = None
-
-
 class Link:
     """The servers behind one URL. Made inside the running loop.
 
@@ -98,7 +86,7 @@ class Link:
         self._scripts: dict[str, Script] = {}
         self._looking = asyncio.Lock()
         self._again_at = 0.0
-        self._ears: list[asyncio.Task[None]] = []
+        self._subscriptions: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
         self._told: set[str] = set()  # what the log says of this outage
@@ -200,8 +188,22 @@ class Link:
             wire = self._wire(key, self._urgent)
             return None if wire is None else wire.address
 
-        ear = _Ear(handlers, on_hearing, where, self._topology.entrance, key)
-        self._ears.append(self._spawn(self._hear(ear), "redis subscription"))
+        subscription = Subscription(
+            handlers,
+            on_hearing,
+            connect=partial(self._entered, self._topology.entrance),
+            where=where,
+            stays=lambda address: self._layout.of(key) == address,
+            patience=_PATIENCE * self.deadline,
+            now=self._now,
+        )
+
+        def leave() -> None:
+            if where() is None:
+                subscription.leave()
+
+        self.on_lost.append(leave)
+        self._subscriptions.append(self._spawn(subscription.run(), "redis subscription"))
 
     async def probe(self) -> bool:
         """Look where the servers are, and connect to those without a connection; whether it is up then.
@@ -224,10 +226,10 @@ class Link:
     async def close(self) -> None:
         """Close every connection; whoever waits gets Unreachable."""
         self._closed, self.trouble = True, "closed"
-        for ear in self._ears:
-            ear.cancel()
-        if self._ears:
-            await asyncio.wait(self._ears)
+        for task in self._subscriptions:
+            task.cancel()
+        if self._subscriptions:
+            await asyncio.wait(self._subscriptions)
         for own in self._own.values():
             own.close("the link is closed", now=True)
         for address in list(self._wires):
@@ -259,7 +261,7 @@ class Link:
             self.trouble = ""
         if self._topology.url.kind is Kind.SENTINEL and self._watching is None:
             self._watching = self._watch()
-            self._ears.append(self._watching)
+            self._subscriptions.append(self._watching)
 
     async def _join(self, address: Address) -> None:
         """Connect to a server for everybody, if it answers."""
@@ -295,6 +297,12 @@ class Link:
         wire = self._make(address)
         setup = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
         await connect(wire, self._topology.entrance, within, *setup)
+        return wire
+
+    async def _entered(self, entrance: Entrance, address: Address) -> Wire:
+        """A connection for a subscription, which judges it by itself."""
+        wire = self._make(address)
+        await connect(wire, entrance, _PATIENCE * self.deadline)
         return wire
 
     def _lost(self, wire: Wire, why: str) -> None:
@@ -355,68 +363,16 @@ class Link:
             self._again_at = 0.0
             self.probe_soon()
 
-        ear = _Ear(
+        subscription = Subscription(
             {"+switch-master": look},
             lambda hearing: look() if hearing else None,
-            lambda: next(sentinels),
-            self._topology.sentinel_entrance,
+            connect=partial(self._entered, self._topology.sentinel_entrance),
+            where=lambda: next(sentinels),
+            stays=lambda _: True,
+            patience=_PATIENCE * self.deadline,
+            now=self._now,
         )
-        return self._spawn(self._hear(ear), "redis sentinel")
-
-    async def _hear(self, ear: _Ear) -> None:
-        """Subscribe, again and again."""
-        told: set[str] = set()
-        while True:
-            address = ear.where()
-            if address is not None:
-                try:
-                    await self._subscription(ear, address)
-                    told.clear()
-                except Unreachable as error:
-                    if str(error) not in told:
-                        told.add(str(error))
-                        _log.warning("no subscription: %s", error)
-            await asyncio.sleep(_RETRY)
-
-    async def _subscription(self, ear: _Ear, address: Address) -> None:
-        """Hear until the connection is lost, silent, or not where it should be. Raises Unreachable before that."""
-        own = self._make(address)
-        await connect(own, ear.entrance, _PATIENCE * self.deadline)
-        over, missing, refusal = asyncio.Event(), set(ear.handlers), list[str]()
-
-        def take(reply: Any) -> None:  # noqa: ANN401 - RESP
-            if isinstance(reply, ResponseError):
-                refusal.append(f"{own.name} says {str(reply).partition(' ')[0]} to SUBSCRIBE")
-                over.set()
-            elif reply[0] == b"message":
-                ear.handlers[reply[1].decode()](reply[2])
-            elif reply[0] == b"subscribe":
-                missing.discard(reply[1].decode())
-                if not missing:
-                    ear.on_hearing(True)  # noqa: FBT003 - the one thing that it says
-
-        def leave() -> None:
-            if ear.key is not None and ear.where() is None:
-                over.set()
-
-        own.on_push, own.on_lost = take, lambda *_: over.set()
-        self.on_lost.append(leave)
-        try:
-            own.say(("SUBSCRIBE", *ear.handlers))
-            while ear.key is None or self._layout.of(ear.key) == address:
-                sent = self._now()
-                own.say(("PING",))
-                if await _set_within(over, _PATIENCE * self.deadline) or own.heard < sent:
-                    break
-                if await _set_within(over, sent + _PING - self._now()):
-                    break
-        finally:
-            own.close()
-            self.on_lost.remove(leave)
-            if not missing:
-                ear.on_hearing(False)  # noqa: FBT003 - likewise
-        if refusal:
-            raise Unreachable(refusal[0])
+        return self._spawn(subscription.run(), "redis sentinel")
 
 
 async def _judge(wire: Wire, *, master: bool) -> None:
@@ -432,12 +388,3 @@ async def _judge(wire: Wire, *, master: bool) -> None:
     if no:
         wire.close()
         raise Unreachable(f"{wire.name} {no}")
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True

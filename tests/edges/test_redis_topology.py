@@ -349,6 +349,21 @@ async def test_a_slot_that_has_moved_is_found_by_looking_again(cluster: Cluster)
         await asyncio.to_thread(cluster.move, "wanderer", source)
 
 
+async def test_a_subscription_goes_where_its_slot_goes(cluster: Cluster) -> None:
+    async with linked(cluster.url) as link:
+        hearing: list[bool] = []
+        source = await asyncio.to_thread(cluster.master_of, "wanderer")
+        target = next(server for server in await asyncio.to_thread(cluster.masters) if server is not source)
+        link.listen("wanderer", {"ch": lambda _: None}, hearing.append)
+        await eventually(lambda: hearing == [True], "subscribed")
+        before = target.calls("subscribe")
+        await asyncio.to_thread(cluster.move, "wanderer", target)
+        await eventually(lambda: works(link, "wanderer", b"w"), "found")
+        await eventually(lambda: hearing == [True, False, True], "left and subscribed again")
+        assert target.calls("subscribe") == before + 1
+        await asyncio.to_thread(cluster.move, "wanderer", source)
+
+
 async def test_a_slot_on_its_way_is_unreachable_and_not_an_error(cluster: Cluster) -> None:
     async with linked(cluster.url) as link:
         slot = cluster.slot("wanderer")
