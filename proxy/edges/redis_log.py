@@ -2,20 +2,22 @@
 
 A record is appended and published by one script, so that it travels in a millisecond; the stream is what
 makes it certain. A heartbeat asks it for what was missed, and only its answers make the log trusted.
-What messages and answers mean is worked out by flow/follower.py.
+What messages and answers mean is worked out by flow/follower.py; who has applied what is told by redis_acks.py.
 """
 
 import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from redis import ResponseError
 
+from proxy.edges.redis_acks import Acknowledgements
 from proxy.edges.redis_link import Call, Link, Script, Unreachable
-from proxy.edges.redis_records import Layout, as_batch, read_answer, read_batch, read_places, source, write_body
+from proxy.edges.redis_records import Layout, as_batch, read_answer, read_batch, source, write_body
 from proxy.flow.follower import PROMPT, Batch, Follower, Found, Heard, Outbox
 from proxy.flow.invalidation import InvalidationLog, Target
 from proxy.flow.ports import Clock
@@ -29,12 +31,10 @@ DEADLINE: Final = 0.1  # seconds for one append, replicated where there are repl
 PACE: Final = 0.005  # seconds between two appends of what is announced, in the long run; more goes together
 CREDIT: Final = 0.1  # seconds of that which may be used up at once: nobody waits but in a flood
 _REPLICATION: Final = 60  # ms of the deadline
-ACKED_AT_ONCE: Final = 1000  # batches
 _PAGES: Final = 200  # answers read before the others get their turn
 _ACKED: Final = 60.0  # seconds after which nobody waits for a batch any more that was read late
 _FIRST: Final = 1.0  # seconds that starting may wait for Redis
 _REFUSED: Final = frozenset({"NOREPLICAS", "MISCONF", "OOM"})  # what Redis says before it runs a script
-_ASK_AGAIN: Final = (0.005, 0.25)  # seconds between two looks at a batch's progress: at first, and at most
 
 _Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
@@ -66,14 +66,6 @@ class LogState:
     applied: int
     gaps: int
     restarts: int
-
-
-@dataclass(slots=True)
-class _Watch:
-    """Who waits here for a batch to be applied everywhere."""
-
-    applied: dict[str, float] = field(default_factory=dict)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class RedisLog:
@@ -108,14 +100,10 @@ class RedisLog:
         self._send_at = 0.0
         self._layout = Layout(prefix, instance)
         self._append_script, self._sync_script = Script(source("append")), Script(source("sync"))
-        self._ack_script, self._progress_script = Script.load("ack"), Script.load("progress")
-        self._places_script = Script.load("places")
+        self._acks = Acknowledgements(link, self._layout, self._follower, clock.now)
         self._fleet: tuple[str, ...] = ()  # name and end of life (ms) of everybody who was alive a moment ago
         self._replicas = 0
         self._applied = 0
-        self._acks: list[Batch] = []
-        self._ack_soon = False
-        self._watches: dict[str, list[_Watch]] = {}
         self._kicked, self._first = asyncio.Event(), asyncio.Event()
         self._listening = False
         self._beating: asyncio.Task[None] | None = None
@@ -226,49 +214,12 @@ class RedisLog:
         return bool(copied)
 
     async def progress(self, batch: str, within: float) -> Progress | None:
-        """How far it has come, see SharedLog. Acknowledgements to this instance are waited for, those to others are
-        looked for again and again.
-        """
-        watch, end, pause = _Watch(), self._clock.now() + within, _ASK_AGAIN[0]
-        self._watches.setdefault(batch, []).append(watch)
-        try:
-            while True:
-                watch.news.clear()
-                progress = await self._look_at(batch)
-                if progress is None or not progress.pending:
-                    return progress
-                missing = set(progress.pending)
-                pause_until = min(self._clock.now() + pause, end)
-                while missing and await _set_within(watch.news, pause_until - self._clock.now()):
-                    watch.news.clear()
-                    missing -= watch.applied.keys()
-                if not missing or self._clock.now() >= end:
-                    pending = tuple([name for name in progress.pending if name in missing])
-                    return Progress({**progress.applied, **watch.applied}, pending)
-                pause = min(pause * 2, _ASK_AGAIN[1])
-        finally:
-            watches = self._watches[batch]
-            watches.remove(watch)
-            if not watches:
-                del self._watches[batch]
-
-    async def _look_at(self, batch: str) -> Progress | None:
-        try:
-            reply = await self._link.run(self._progress_script, self._layout.progress(batch), [], urgent=True)
-        except (Unreachable, ResponseError) as error:
-            raise LogUnreachable(str(error)) from None
-        if reply is None:
-            return None
-        applied, pending = reply
-        milliseconds = {_name(name): float(ms) for name, ms in zip(applied[::2], applied[1::2], strict=True)}
-        return Progress(milliseconds, tuple(sorted(map(_name, pending))))
+        """How far it has come, see SharedLog."""
+        return await self._acks.progress(batch, within)
 
     async def places(self) -> Places:
         """How far everybody has come. Raises LogUnreachable."""
-        try:
-            return read_places(await self._link.run(self._places_script, self._layout.places(), [], urgent=True))
-        except (Unreachable, ResponseError) as error:
-            raise LogUnreachable(str(error)) from None
+        return await self._acks.places()
 
     # -- writing
 
@@ -346,37 +297,14 @@ class RedisLog:
 
     def _told(self, message: bytes) -> None:
         """What was sent to this instance alone."""
-        words = message.split(b" ")
-        if words[0] != b"ack" or len(words) != 4:
+        if not self._acks.hear(message):
             self._on_word(message)
-            return
-        _, batch, instance, milliseconds = words
-        try:
-            took = float(milliseconds)
-        except ValueError:  # nobody of ours has said so
-            return
-        for watch in self._watches.get(_name(batch), ()):
-            watch.applied[_name(instance)] = took
-            watch.news.set()
 
     def _note(self, applied: Sequence[Batch]) -> None:
-        """Batches were applied: tell, once for all of this tick, those who wait."""
+        """Batches were applied: tell those who wait."""
         self._applied += sum([len(batch.targets) for batch in applied])
         self._on_applied()
-        self._acks += [batch for batch in applied if batch.sender]
-        if self._acks:
-            self._acknowledge_soon()
-
-    def _acknowledge_soon(self) -> None:
-        if not self._ack_soon:
-            self._ack_soon = True
-            asyncio.get_running_loop().call_soon(self._acknowledge)
-
-    def _acknowledge(self) -> None:
-        self._ack_soon = False
-        batches, self._acks = self._acks[-ACKED_AT_ONCE:], []
-        keys, args = self._layout.ack(self._follower, batches)
-        self._link.run(self._ack_script, keys, args, urgent=True)  # where it fails, the next question says as much
+        self._acks.owe(applied)
 
     # -- the heartbeat
 
@@ -443,18 +371,11 @@ class RedisLog:
             self._note([batch for batch in applied if answer.at - batch.at < _ACKED])
         if answer.found is not Found.KNOWN:  # it is registered as knowing nothing
             self._on_applied()
-            self._acknowledge_soon()
+            self._acks.send_soon()
         return done, (follower.epoch, follower.number) != was or answer.found is not Found.KNOWN
 
 
-def _name(word: bytes) -> str:
-    return word.decode(errors="replace")
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
-    except TimeoutError:
-        return False
-    return True

@@ -1,10 +1,13 @@
-"""A Redis of a module's own, and the worlds of buckets in which tests move the time."""
+"""A Redis of a module's own, what tests of the shared log share, and the worlds of buckets in which time is moved."""
 
+import secrets
 from collections.abc import Iterator
 
 import pytest
 import redis
 
+from proxy.edges import redis_log
+from proxy.flow import follower
 from tests.edges.bucket_kit import Keeper, Model, Real, World
 from tests.edges.fleet import LONG
 from tests.redis_servers import HOST, Server, single
@@ -21,6 +24,19 @@ def client(server: Server) -> Iterator[redis.Redis]:
     with redis.Redis(HOST, server.port, protocol=2) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"p{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the deadline is not the point."""
+    monkeypatch.setattr(redis_log, "DEADLINE", 5.0)
+    monkeypatch.setattr(follower, "PROMPT", 5.0)
+    monkeypatch.setattr(redis_log, "PROMPT", 5.0)
 
 
 @pytest.fixture

@@ -1,122 +1,22 @@
 """The shared log with everything it runs on: real connections to a real Redis, and what goes wrong with them."""
 
 import asyncio
-import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable
 from functools import partial
 
 import pytest
 
 from proxy.edges import redis_log
-from proxy.edges.clock import Clock
 from proxy.edges.redis_link import Link
-from proxy.edges.redis_log import RedisLog
-from proxy.flow import follower
-from proxy.flow.background import Background
 from proxy.flow.invalidation import InvalidationLog, Kind, Target
-from proxy.flow.sharing import LogUnreachable, Places
-from proxy.rules.message import Entry
+from proxy.flow.sharing import LogUnreachable
 from tests.e2e.process import Late, eventually, in_time, timed
-from tests.edges.redis_log_kit import entry, served, tag
+from tests.edges.redis_log_kit import tag
+from tests.edges.redis_log_members import BLIND, Member, fleet, member
 from tests.redis_servers import HOST, Relay, Server, single
 
-BLIND = 30.0
 SLACK = 0.1  # seconds that two busy cores may be late
-
-
-class Skewed(Clock):
-    """Its host's time of day is wrong, and its time may leap, as for a process that was suspended."""
-
-    __slots__ = ("leapt",)
-
-    def __init__(self, skew: float = 0.0) -> None:
-        super().__init__()
-        self.leapt = 0.0
-        self.now = lambda: time.monotonic() + self.leapt
-        self.correct(skew)
-
-
-@dataclass
-class Member:
-    link: Link
-    log: InvalidationLog
-    told: RedisLog
-    clock: Skewed
-    words: list[bytes]
-    calls: int = 0
-
-    def entry(self, name: str) -> Entry:
-        return entry(self.log, name, self.clock.now())
-
-    def serves(self, subject: Entry) -> bool:
-        return served(self.log, subject, self.clock.now())
-
-    async def caught_up(self) -> None:
-        await eventually(lambda: self.told.state().blind_seconds == 0, "trust")
-
-
-@asynccontextmanager
-async def member(
-    url: str,
-    prefix: str,
-    name: str,
-    *,
-    skew: float = 0.0,
-    deadline: float = 5.0,
-    blind: float = BLIND,
-) -> AsyncIterator[Member]:
-    """One instance; at its end nothing of it is left."""
-    background, clock = Background(), Skewed(skew)
-    link = Link(url, now=time.monotonic, spawn=background.spawn, deadline=deadline)
-    log = InvalidationLog(shared=True)
-
-    words: list[bytes] = []
-
-    def count() -> None:
-        joined.calls += 1
-
-    told = RedisLog(
-        link,
-        log,
-        prefix=prefix,
-        instance=name,
-        max_blind=blind,
-        clock=clock,
-        spawn=background.spawn,
-        on_applied=count,
-        on_word=words.append,
-        on_hearing=lambda _: None,
-    )
-    joined = Member(link, log, told, clock, words)
-    await told.start()
-    try:
-        yield joined
-    finally:
-        await told.close()
-        await link.close()
-        assert await background.drain(5) == 0, "it left tasks behind"
-
-
-@pytest.fixture
-def prefix() -> str:
-    return f"p{secrets.token_hex(4)}"
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the deadline is not the point."""
-    monkeypatch.setattr(redis_log, "DEADLINE", 5.0)
-    monkeypatch.setattr(follower, "PROMPT", 5.0)
-    monkeypatch.setattr(redis_log, "PROMPT", 5.0)
-
-
-@asynccontextmanager
-async def fleet(url: str, prefix: str, *names: str) -> AsyncIterator[list[Member]]:
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(member(url, prefix, name)) for name in names]
 
 
 async def took(work: Awaitable[object]) -> float:
@@ -152,25 +52,8 @@ async def test_a_purge_is_applied_by_everybody_and_acknowledged(server: Server, 
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_purge_that_another_one_sent_can_be_waited_for(server: Server, prefix: str) -> None:
-    async with fleet(server.url, prefix, "a") as [a], Relay(server) as relay, member(relay.url, prefix, "b") as b:
-        relay.black_hole()
-        batch = await a.told.invalidate([tag("x")], "me", soft=False)
-        pending = await a.told.progress(batch, 0.05)
-        assert pending is not None
-        assert pending.pending == ("b",)
-        waiting = asyncio.ensure_future(a.told.progress(batch, 10.0))
-        await relay.restore()
-        done = await waiting
-        assert done is not None
-        assert done.pending == ()
-        await b.caught_up()
-
-
-@pytest.mark.usefixtures("patient")
-async def test_nobody_has_heard_of_a_batch_that_is_none(server: Server, prefix: str) -> None:
+async def test_a_batch_of_nothing_is_none(server: Server, prefix: str) -> None:
     async with fleet(server.url, prefix, "a") as [a]:
-        assert await a.told.progress("none", 1.0) is None
         with pytest.raises(ValueError, match="nothing"):
             await a.told.invalidate([], "me", soft=False)
 
@@ -493,20 +376,6 @@ async def test_what_is_announced_between_two_appends_is_told_though_its_client_l
         await eventually(lambda: not b.serves(held), "it is told")
 
 
-@pytest.mark.usefixtures("patient")
-async def test_nobody_acknowledges_what_was_announced(server: Server, prefix: str) -> None:
-    async with fleet(server.url, prefix, "a", "b", "c") as members:
-        said = server.calls("publish")
-        await members[0].told.announce([tag("x")])
-        await eventually(lambda: all(one.told.state().number == 1 for one in members), "it is applied")
-        batch = await members[0].told.invalidate([tag("y")], "me", soft=False)
-        progress = await members[0].told.progress(batch, 5.0)
-        assert progress is not None
-        assert (len(progress.applied), progress.pending) == (3, ()), "who has applied this has applied the other"
-        assert server.ask("KEYS", f"{{{prefix}}}:ack:*") == [f"{{{prefix}}}:ack:{batch}".encode()]
-        assert server.calls("publish") - said == 1 + 1 + 3
-
-
 async def test_another_server_that_hangs_does_not_hold_up_the_log(
     server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -556,15 +425,6 @@ async def test_in_a_flood_announcements_wait_for_one_another(server: Server, pre
         assert a.told.state().number == 300
 
 
-async def test_acknowledgements_that_make_no_sense_are_not_heard(server: Server, prefix: str) -> None:
-    async with member(server.url, prefix, "a") as a:
-        channel = f"{prefix}:to:a"
-        for word in (b"ack b a soon", b"ack \xff \xff 1.0", b"\xff"):
-            await asyncio.to_thread(server.ask, "PUBLISH", channel, word)
-        await eventually(lambda: a.words == [b"\xff"], "the last")
-        await a.caught_up()
-
-
 async def test_what_waits_is_told_at_the_end_or_complained_about(
     server: Server, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -573,49 +433,3 @@ async def test_what_waits_is_told_at_the_end_or_complained_about(
             await relay.cut()
             await a.told.announce([tag("x")])
         assert "will not hear of 1 invalidations" in caplog.text
-
-
-@pytest.mark.usefixtures("patient")
-async def test_how_far_everybody_has_come_can_be_asked_of_anybody(server: Server, prefix: str) -> None:
-    async with fleet(server.url, prefix, "a") as [a], Relay(server) as relay, member(relay.url, prefix, "b") as b:
-        await a.told.invalidate([tag("x")], "me", soft=False)
-        await eventually(lambda: b.told.state().number == 1, "b has applied it")
-        await settled(a, Places(1, {"a": 1, "b": 1}))
-        assert await b.told.places() == Places(1, {"a": 1, "b": 1})
-        relay.black_hole()
-        await a.told.invalidate([tag("y"), tag("z")], "me", soft=False)
-        await settled(a, Places(3, {"a": 3, "b": 1}))
-        server.ask("DEL", f"{{{prefix}}}:log", f"{{{prefix}}}:meta")  # who was known is so still, and knows nothing new
-        await eventually(lambda: a.told.state().restarts > 0, "there is another log")
-        await settled(a, Places(0, {"a": 0, "b": None}))
-        await relay.restore()
-        await settled(a, Places(0, {"a": 0, "b": 0}))
-        assert (a.told.instance, b.told.instance) == ("a", "b")
-
-
-async def settled(one: Member, places: Places) -> None:
-    async def reached() -> bool:
-        return await one.told.places() == places
-
-    await eventually(reached, f"{places}")
-
-
-@pytest.mark.usefixtures("patient")
-async def test_how_far_anybody_has_come_is_not_known_without_redis(prefix: str) -> None:
-    with single() as server:
-        async with fleet(server.url, prefix, "a") as [a]:
-            server.kill()
-            with pytest.raises(LogUnreachable):
-                await a.told.places()
-
-
-@pytest.mark.usefixtures("patient")
-async def test_what_others_have_put_into_redis_is_nobodys_place(server: Server, prefix: str) -> None:
-    async with fleet(server.url, prefix, "a") as [a]:
-        await settled(a, Places(0, {"a": 0}))
-        for _ in range(10):  # the heartbeat sweeps
-            server.ask("HSET", f"{{{prefix}}}:instances", "odd", "words", "late", "- 5 1")
-            assert await a.told.places() == Places(0, {"a": 0})
-        for key in ("meta", "instances"):
-            server.ask("SET", f"{{{prefix}}}:{key}", "a text")
-        assert (await a.told.places()).last == 0
