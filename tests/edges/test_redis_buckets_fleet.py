@@ -51,8 +51,8 @@ class Offer:
     def watch(self, limit: RedisBuckets) -> None:
         real = limit._alone  # noqa: SLF001 - whose answers look like those of Redis
 
-        def alone(held: Any, cost: float, now: float, since: float) -> float:  # noqa: ANN401 - nobody else knows
-            self._made.append(real(held, cost, now, since))
+        def alone(holder: Any, cost: float, now: float, since: float) -> float:  # noqa: ANN401 - nobody else knows
+            self._made.append(real(holder, cost, now, since))
             return self._made[-1]
 
         limit._alone = alone  # type: ignore[method-assign]  # noqa: SLF001
