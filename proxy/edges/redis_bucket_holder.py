@@ -6,7 +6,7 @@ redis_buckets.py carries both.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 TERM: Final = 1.0  # seconds from when Redis grants a lease until it counts as spent
 SHARE: Final = 4  # all leases together may hold a burst divided by this
@@ -36,8 +36,7 @@ class Allowance:
         return self.rate / self.count()
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(NamedTuple):
     """What a holder says of itself in the call of that number, made `at` so many monotonic seconds; all else in tokens.
 
     Of its lease it holds on to `kept` and returns `returned`. `debit` is what it let pass on its own account, or, if
@@ -55,8 +54,7 @@ class Statement:
     least: float
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(NamedTuple):
     """What Redis says of a bucket: it is full at `full_us` by Redis' clock, in `full_in` seconds. In tokens, `left` are
     in it, `kept` is what counts of the lease that there was, and `lease` comes to that.
     """
