@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator, Callable
 from enum import Enum, auto
 from typing import Final, Generic, cast
 
-from proxy.edges.outbound import APART, Outbound
+from proxy.edges.inbound import Inbound
+from proxy.edges.outbound import Outbound
 from proxy.edges.shared import Pending, Shared
 from proxy.flow.heads import A
-from proxy.flow.inbound import Inbound
 from proxy.rules.message import Reason
 from proxy.rules.report import TITLES, problem
-from proxy.rules.wire import ChunkedReader, Refused, SizedReader, head_bytes, refuse_early
+from proxy.rules.wire import Refused, head_bytes, refuse_early
 
 _log = logging.getLogger(__name__)
 
@@ -50,9 +50,7 @@ class Connection(asyncio.Protocol, Generic[A]):
     __slots__ = (
         "_admitted",
         "_asked",
-        "_asked_for_body",
         "_buffer",
-        "_chunked_out",
         "_deadline",
         "_endless",
         "_eof",
@@ -61,7 +59,6 @@ class Connection(asyncio.Protocol, Generic[A]):
         "_known",
         "_out",
         "_phase",
-        "_reader",
         "_reading_paused",
         "_scheme",
         "_shared",
@@ -81,11 +78,10 @@ class Connection(asyncio.Protocol, Generic[A]):
         self._buffer = bytearray()
         self._phase, self._deadline = _IDLE, 0.0
         self._asked: A | None = None  # in the exchange under way
-        self._inbound: Inbound | None = None
-        self._reader: SizedReader | ChunkedReader | None = None  # of that body
+        self._inbound: Inbound | None = None  # its body
         self._task: asyncio.Task[None] | None = None
         self._keep = True  # until something speaks against it
-        self._started = self._chunked_out = self._asked_for_body = False
+        self._started = False
         self._told = False  # an exchange is under way, and notes its end itself
         self._reading_paused = self._eof = False
         self._endless = False  # the answer under way is of unknown length
@@ -225,8 +221,7 @@ class Connection(asyncio.Protocol, Generic[A]):
             request = asked.request
             self._keep = request.keep_alive
             if request.length != 0:
-                self._inbound = Inbound(self.body_wanted, self.flow_inbound)
-                self._reader = ChunkedReader() if request.length is None else SizedReader(request.length)
+                self._inbound = Inbound(self.body_wanted, self.flow_inbound, request)
                 if not self._take_body():
                     return
                 if self._eof and not self._inbound.done:
@@ -281,20 +276,11 @@ class Connection(asyncio.Protocol, Generic[A]):
             return True
         if self._phase is _Phase.BODY:
             self._wait(_Phase.BODY, self._shared.limits.body_timeout)
-        if self._reader is None:  # a tunnel
-            inbound.feed(bytes(self._buffer))
-            self._buffer.clear()
-            return True
         try:
-            piece = self._reader.feed(self._buffer)
+            inbound.take(self._buffer)
         except Refused as refused:
-            inbound.end(refused.detail)
             self._refuse_or_abort(refused)
             return False
-        if piece:
-            inbound.feed(piece)
-        if self._reader.done:
-            inbound.end()
         return True
 
     def _body_cut_short(self, inbound: Inbound) -> None:
@@ -307,11 +293,9 @@ class Connection(asyncio.Protocol, Generic[A]):
         if self._phase is _Phase.TUNNEL:
             return
         self._wait(_Phase.BODY, self._shared.limits.body_timeout)
-        asked = self._asked
-        if asked is None or self._started or self._asked_for_body:
-            return
-        if asked.request.expects_continue:
-            self._asked_for_body = True
+        inbound = self._inbound
+        if inbound is not None and inbound.expects and self._asked is not None and not self._started:
+            inbound.expects = False
             self._out.put(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def flow_inbound(self) -> None:
@@ -346,40 +330,33 @@ class Connection(asyncio.Protocol, Generic[A]):
         assert self._asked is not None  # noqa: S101 - exchanges answer once, while they last
         request = self._asked.request
         bodiless = request.method == "HEAD" or head[9:12] in (b"204", b"304") or head[9:10] == b"1"
-        self._chunked_out = length is None and not close and not request.http10 and not bodiless
+        chunked = length is None and not close and not request.http10 and not bodiless
         if self._inbound is not None and not self._inbound.done:
             self._keep = False  # what is left of the body cannot be told from a next request
-        if (length is None and not self._chunked_out and not bodiless) or self._shared.draining:
+        if (length is None and not chunked and not bodiless) or self._shared.draining:
             self._keep = False
         connection = b"" if self._keep else b"Connection: close\r\n"
         if self._keep and request.http10:
             connection = b"Connection: keep-alive\r\n"
-        coding = b"Transfer-Encoding: chunked\r\n" if self._chunked_out else b""
         self._started, self._endless, self.sent = True, length is None, 0
-        if len(tail) > APART:
-            self._out.put(b"".join((head, coding, connection)))
-            self._out.put(tail)
-        else:
-            self._out.put(b"".join((head, coding, connection, tail)))
+        self._out.start(head, connection, tail, chunked=chunked)
 
     async def write(self, data: bytes) -> None:
         """Some body; waits while the client has not read what was sent before."""
-        self._out.give(data, chunked=self._chunked_out)
+        self._out.give(data)
         self.sent += len(data)
         await self._out.drained()
 
     def finish(self) -> None:
         """The answer is complete."""
-        if self._chunked_out:
-            self._out.put(b"0\r\n\r\n")
+        self._out.finish()
         self._close_answer()
 
     def _close_answer(self) -> None:
         self._asked = self._task = None
         self._started = self._told = False
         inbound = self._inbound
-        self._inbound = self._reader = None
-        self._asked_for_body = False
+        self._inbound = None
         if self._trusting is not self._shared.trusted:
             self._judge_peer()
         if self._keep and not self._shared.draining:
@@ -404,8 +381,7 @@ class Connection(asyncio.Protocol, Generic[A]):
     def upgrade(self, head: bytes) -> AsyncIterator[bytes]:
         """Answer 101; what the client sends from here on is not HTTP."""
         self._keep, self._started, self._phase = False, True, _Phase.TUNNEL
-        self._chunked_out = self._endless = False  # left from the answer before
-        self._reader = None
+        self._endless = False  # left from the answer before
         self._inbound = Inbound(self.body_wanted, self.flow_inbound)
         self._out.put(head + b"\r\n")
         self._take_body()

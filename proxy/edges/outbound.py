@@ -19,11 +19,22 @@ class Outbound:
     `paused`: what waits for the client is enough. `used`: it has been sent something.
     """
 
-    __slots__ = ("_drained", "_progress", "_progress_at", "_said", "_said_at", "_sent", "_transport", "paused")
+    __slots__ = (
+        "_chunked",
+        "_drained",
+        "_progress",
+        "_progress_at",
+        "_said",
+        "_said_at",
+        "_sent",
+        "_transport",
+        "paused",
+    )
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self.paused = False
+        self._chunked = False  # the body that is given
         self._drained: asyncio.Future[None] | None = None
         self._sent = 0  # bytes handed to the transport
         self._progress, self._progress_at = 0, 0.0  # bytes that have left, and since when no more
@@ -55,16 +66,31 @@ class Outbound:
         self._transport.write(tail)
         self._sent += len(tail)
 
-    def give(self, data: bytes, *, chunked: bool) -> None:
+    def start(self, head: bytes, connection: bytes, tail: bytes, *, chunked: bool) -> None:
+        """The head of an answer, or all of it: between `head` and `tail` go the fields that `connection` holds and,
+        where the body is to be `chunked`, the one that says so. Of no use where the client has left.
+        """
+        self._chunked = chunked
+        if not self._transport.is_closing():
+            coding = b"Transfer-Encoding: chunked\r\n" if chunked else b""
+            self.pair(b"".join((head, coding, connection)), tail)
+
+    def give(self, data: bytes) -> None:
         """Some body. Raises ClientError where the client has left."""
         if self._transport.is_closing():
             raise ClientError("the client left")
-        if chunked and data:
+        if self._chunked and data:
             size = b"%x\r\n" % len(data)
             self._sent += len(size) + len(data) + 2
             self._transport.writelines((size, data, b"\r\n"))
         elif data:
             self.put(data)
+
+    def finish(self) -> None:
+        """The body is complete."""
+        if self._chunked:
+            self._chunked = False  # a tunnel may follow
+            self.put(b"0\r\n\r\n")
 
     async def drained(self) -> None:
         """Wait while it is paused. Raises ClientError where the client leaves."""

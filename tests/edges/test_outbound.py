@@ -10,7 +10,7 @@ import pytest
 
 from proxy.edges.outbound import APART, HALF_OPEN, Outbound
 from proxy.flow.ports import ClientError
-from tests.edges.kit import turns, until
+from tests.edges.kit import PATIENCE, turns, until
 
 MUCH = 16 << 20  # bytes: more than the kernel keeps for a client that does not read
 LITTLE = 0.1  # seconds
@@ -52,8 +52,9 @@ async def line() -> AsyncIterator[tuple[Outbound, socket.socket]]:
 
 async def read(client: socket.socket, size: int) -> bytes:
     loop, read = asyncio.get_running_loop(), b""
-    while len(read) < size:
-        read += await loop.sock_recv(client, size - len(read))
+    async with asyncio.timeout(PATIENCE):
+        while len(read) < size:
+            read += await loop.sock_recv(client, size - len(read))
     return read
 
 
@@ -66,20 +67,47 @@ async def test_an_answer_that_is_ready_is_sent_whole(size: int) -> None:
         assert await read(client, 4 + size) == b"head" + b"." * size
 
 
+@pytest.mark.parametrize("size", [0, APART, APART + 1])
+@pytest.mark.parametrize(
+    ("chunked", "coding"), [(False, b""), (True, b"Transfer-Encoding: chunked\r\n")], ids=["plain", "chunked"]
+)
+async def test_the_fields_of_the_connection_go_between_a_head_and_its_tail(
+    size: int, chunked: bool, coding: bytes
+) -> None:
+    async with line() as (out, client):
+        out.start(b"head\r\n", b"Connection: close\r\n", b"." * size, chunked=chunked)
+        sent = b"head\r\n" + coding + b"Connection: close\r\n" + b"." * size
+        assert await read(client, len(sent)) == sent
+
+
 async def test_a_body_is_given_plain_or_in_chunks_of_which_none_is_empty() -> None:
     async with line() as (out, client):
         for data in (b"plain", b""):
-            out.give(data, chunked=False)
+            out.give(data)
+        out.finish()
+        out.start(b"", b"", b"", chunked=True)
         for data in (b"", b"x" * 17):
-            out.give(data, chunked=True)
-        sent = b"plain11\r\n" + b"x" * 17 + b"\r\n"
+            out.give(data)
+        sent = b"plainTransfer-Encoding: chunked\r\n11\r\n" + b"x" * 17 + b"\r\n"
+        assert await read(client, len(sent)) == sent
+
+
+async def test_the_last_chunk_ends_one_body_and_means_nothing_to_what_comes_next() -> None:
+    async with line() as (out, client):
+        out.start(b"", b"", b"", chunked=True)
+        out.give(b"x")
+        out.finish()
+        out.give(b"tunnel")
+        out.finish()
+        out.put(b"!")
+        sent = b"Transfer-Encoding: chunked\r\n1\r\nx\r\n0\r\n\r\ntunnel!"
         assert await read(client, len(sent)) == sent
 
 
 async def test_a_writer_waits_for_its_reader() -> None:
     async with line() as (out, client):
         await out.drained()
-        out.give(b"." * MUCH, chunked=False)
+        out.give(b"." * MUCH)
         assert out.paused
         waiting = asyncio.ensure_future(out.drained())
         await turns()
@@ -91,15 +119,17 @@ async def test_a_writer_waits_for_its_reader() -> None:
 
 async def test_a_writer_that_waits_is_told_that_its_reader_has_left() -> None:
     async with line() as (out, client):
-        out.give(b"." * MUCH, chunked=False)
+        out.give(b"." * MUCH)
         waiting = asyncio.ensure_future(out.drained())
         await turns()
         client.close()
         with pytest.raises(ClientError):
             await waiting
         with pytest.raises(ClientError):
-            out.give(b"more", chunked=True)
+            out.give(b"more")
         out.put(b"more")  # of no use, and no harm
+        out.start(b"more", b"", b"." * MUCH, chunked=True)  # likewise
+        out.finish()
         assert out.pending == 0
 
 
