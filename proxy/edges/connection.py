@@ -290,8 +290,8 @@ class Connection(asyncio.Protocol, Generic[A]):
 
     def body_wanted(self) -> None:
         """The reader of the body waits for the client: its clock runs, and a client that waits to be asked is."""
-        if self._phase is _Phase.TUNNEL:
-            return
+        if self._phase is _Phase.TUNNEL or self._phase is _LINGERING:
+            return  # a reader may go on behind an early answer: nothing of the body will come any more
         self._wait(_Phase.BODY, self._shared.limits.body_timeout)
         inbound = self._inbound
         if inbound is not None and inbound.expects and self._asked is not None and not self._started:

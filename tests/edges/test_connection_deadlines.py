@@ -344,6 +344,24 @@ async def test_a_client_that_does_not_close_is_cut_after_a_moment(raw: bytes) ->
         await here.ended()
 
 
+async def test_who_reads_on_behind_an_early_answer_does_not_keep_its_client() -> None:
+    async def work(_request: Request, client: Client) -> None:
+        body = client.body()
+        ok(client, b"early")
+        reading = asyncio.ensure_future(anext(body))
+        await turns()
+        reading.cancel()
+
+    async with rig(work) as here:
+        wire = await here.connect()
+        await wire.send(LENGTH)
+        assert (await wire.response()).body == b"early"
+        assert await wire.closed()
+        await until(lambda: not len(here.background))
+        here.sweep(LINGER + LITTLE)
+        await here.ended()
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET", LENGTH, get()], ids=["idle", "head", "body", "busy"])
 async def test_a_sweep_may_come_between_the_end_and_the_news_of_it(sent: bytes) -> None:
     async def work(request: Request, client: Client) -> None:
