@@ -34,7 +34,7 @@ from proxy.flow.explanation import (
 )
 from proxy.flow.flights import Flight, Flights, Landed, Streaming
 from proxy.flow.invalidation import InvalidationLog
-from proxy.flow.inventory import standing_of
+from proxy.flow.inventory import appraised
 from proxy.flow.limiting import doorway, limiting
 from proxy.flow.ports import Shelves
 from proxy.flow.purge import order_of, verdict
@@ -118,14 +118,9 @@ class Explainer:
         for variant in self._store.variants(asked.key) if lane.policy.enabled else ():
             stored = variant.entry
             same = found is None and selects(stored.vary, asked.fields)
-            judged = self._log.judge(stored, variant.checked)
-            standing = standing_of(self._log, stored, judged)
+            judged, usable, standing = appraised(self._log, variant, now)
             if same:
-                touched = stored
-                found = judged
-                if judged is not None:
-                    entry = judged if now < self._log.trusted_until else self._log.vouched(judged, now)
-                    standing = standing_of(self._log, judged, entry) if standing is Standing.VALID else standing
+                touched, found, entry = stored, judged, usable
             if not (same and judged is None):
                 left.append(stored)
             lying.append(

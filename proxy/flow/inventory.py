@@ -55,13 +55,8 @@ class Inventory:
         return tuple([self._shown(variant, lane, now) for variant in found if lane is not None])
 
     def _shown(self, variant: Variant, lane: Lane, now: float) -> Stored:
-        entry = variant.entry
-        judged = self._log.judge(entry, variant.checked)
-        standing = standing_of(self._log, entry, judged)
-        if judged is not None:
-            vouched = judged if now < self._log.trusted_until else self._log.vouched(judged, now)
-            standing = standing_of(self._log, judged, vouched) if standing is Standing.VALID else standing
-            entry = vouched or judged
+        judged, usable, standing = appraised(self._log, variant, now)
+        entry = usable or judged or variant.entry
         keyed = [line.partition("=") for line in entry.key.split("\n")[1:]]
         return Stored(
             url=entry.url,
@@ -82,7 +77,19 @@ class Inventory:
         )
 
 
-def standing_of(log: InvalidationLog, stored: Entry, judged: Entry | None) -> Standing:
+def appraised(log: InvalidationLog, variant: Variant, now: float) -> tuple[Entry | None, Entry | None, Standing]:
+    """What the log leaves of a stored variant, what of that may be used while nobody vouches for the log, and how it
+    stands then. `now` in monotonic seconds.
+    """
+    judged = log.judge(variant.entry, variant.checked)
+    standing = _standing(log, variant.entry, judged)
+    usable = judged if judged is None or now < log.trusted_until else log.vouched(judged, now)
+    if judged is not None and standing is Standing.VALID:
+        standing = _standing(log, judged, usable)
+    return judged, usable, standing
+
+
+def _standing(log: InvalidationLog, stored: Entry, judged: Entry | None) -> Standing:
     """Of an entry as it was stored: `judged` is what the log, or who vouches for it, has made of that."""
     if judged is None:
         return Standing.GONE

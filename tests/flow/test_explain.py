@@ -753,6 +753,19 @@ async def test_it_says_that_nobody_vouches_for_the_log(grace: float, standing: S
         assert (found.trust, found.grace, found.standing) == (Trust.BLIND, grace, standing)
 
 
+async def test_nobody_vouches_for_the_other_variants_either() -> None:
+    async with World() as w:
+        for coding in ("gzip", "br"):
+            w.clock.at += 1
+            await w.store(FRESH, "Vary: Accept-Encoding", asking=(f"Accept-Encoding: {coding}",))
+        w.log.trusted_until = w.clock.at - 0.5
+        lying = step(explainer(w).explain(request("Accept-Encoding: gzip")), Step.VARIANTS).stored
+        assert [(one.selected, one.standing) for one in lying] == [
+            (False, Standing.DISTRUSTED),
+            (True, Standing.DISTRUSTED),
+        ]
+
+
 async def test_what_is_remembered_is_told_with_its_time() -> None:
     async with World() as w:
         await asked(reply=("Cache-Control: private",))(w)
