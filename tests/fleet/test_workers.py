@@ -28,7 +28,14 @@ async def _served(here: Fleet) -> None:
 def _workers(here: Fleet) -> list[int]:
     pid = here[0].proxy.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [int(child) for child in children if _is_worker(child)]
+
+
+def _is_worker(process: str) -> bool:
+    try:
+        return b"resource_tracker" not in Path(f"/proc/{process}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended since it was listed
+        return False
 
 
 async def test_a_cold_key_over_many_connections_is_one_upstream_request(tmp_path: Path, server: Server) -> None:
