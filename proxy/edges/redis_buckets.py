@@ -92,8 +92,8 @@ class RedisBuckets:
     limit's, alike everywhere. Made inside the running loop.
 
     While Redis is out of reach or refuses each process lets pass its share of the rate, and what is left of its lease,
-    and says so afterwards. Nobody has saved anything up then, but whom nothing speaks against may ask for one thing,
-    where the burst is enough for as many as there are processes.
+    and says so afterwards. Nobody has saved anything up then but what the rate gave while Redis was asked in vain; and
+    whom nothing speaks against may ask for one thing, where the burst is enough for as many as there are processes.
     """
 
     def __init__(self, desk: Desk, name: str, rate: float, burst: float, *, most: int = MOST) -> None:
@@ -310,8 +310,9 @@ class RedisBuckets:
         self._refused_at, self._again[shard] = now, now + _PAUSE
 
     def _decide(self, holder: Holder, groups: _Group, since: float) -> None:
-        """Answer those who still wait, without Redis."""
+        """Answer those who still wait, without Redis. That our own loop was late gives nobody more."""
         now = self._now()
+        since = max(since, now - self._desk.deadline)
         for cost, waiters in groups.items():
             for waiter in waiters:
                 if not waiter.done():

@@ -358,14 +358,15 @@ async def test_nobody_waits_longer_than_the_deadline_behind_a_question_that_is_s
     await background.drain(0)
 
 
-async def test_those_whose_question_nobody_answers_share_what_the_rate_has_given_since_it_was_asked() -> None:
+@pytest.mark.parametrize("late", [0.0, 1.0], ids=["", "and our own loop was late"])
+async def test_those_whose_question_nobody_answers_share_what_the_rate_gave_until_the_deadline(late: float) -> None:
     link, loop, background, ahead = Slow(), asyncio.get_running_loop(), Background(), 0.0
     begun = loop.time()
     desk = Desk(link, "rt", lambda: 2, lambda: begun + ahead, background.spawn, DEADLINE)
     limit = RedisBuckets(desk, "limit", 100.0, 50.0)
     asking = [asyncio.create_task(limit.ask("c", 1.0)) for _ in range(20)]
     await settle()
-    ahead += DEADLINE
+    ahead += DEADLINE + late
     link.answers[0].set_exception(Unreachable("gone"))
     said = await asyncio.gather(*asking)
     passed = int(DEADLINE * 100.0 / 2) + 1  # one more, since nothing speaks against it
