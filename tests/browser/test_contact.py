@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.browser.kit import GONE, ask_all, opened
+from tests.browser.kit import GONE, LATE, Watched, ask_all, opened
 from tests.e2e.harness import Site, site
 from tests.e2e.process import eventually
 from tests.e2e.upstream import replies
@@ -71,11 +71,21 @@ async def test_an_instance_that_hangs_is_not_waited_for(browser: Browser, here: 
         await expect(page.page.locator("#contact")).to_have_text("Live")
 
 
+async def purge(page: Watched) -> None:
+    """Press the button, again where it is refused: Redis may be late."""
+    said = page.page.locator("#purge-problem, #purge-outcome").filter(has_text=re.compile("."))
+    for _ in range(5):
+        await page.page.click("#purge-button")
+        await expect(said).to_have_count(1)
+        if await page.text("#purge-outcome"):
+            return
+
+
 async def test_a_purge_that_not_all_have_applied_says_who(browser: Browser, redis: Server, tmp_path: Path) -> None:
     async with (
         # However slowly the page is looked at, who does not answer is waited for.
         fleet(tmp_path, redis.url, {"redis": {"prefix": "page", "max_blind": "5m"}}, size=2) as both,
-        opened(browser, both[0]) as page,
+        opened(browser, both[0], LATE) as page,
     ):
         await page.shown()
         await expect(page.page.locator("#instances tr")).to_have_count(2)
@@ -85,13 +95,13 @@ async def test_a_purge_that_not_all_have_applied_says_who(browser: Browser, redi
         try:
             await page.page.select_option("#purge-wait", "0s")
             await page.page.fill("#purge-values", "/x")
-            await page.page.click("#purge-button")
+            await purge(page)
             outcome = page.page.locator("#purge-outcome")
             await expect(outcome).to_contain_text("1 of 2 instances have not applied it yet")
             rows = await page.text("#purge-rows")
             assert sorted(re.findall("applied|not yet", rows)) == ["applied", "not yet"], rows
             await page.look_again()
-            await expect(page.page.locator("#instances")).to_contain_text("1 record behind")
+            await expect(page.page.locator("#instances")).to_contain_text(re.compile("[1-9] records? behind"))
         finally:
             both[1].proxy.signal(signal.SIGCONT)
         await expect(outcome).to_contain_text("Applied by all 2 instances, the slowest after")
@@ -100,7 +110,7 @@ async def test_a_purge_that_not_all_have_applied_says_who(browser: Browser, redi
 
 async def test_with_several_workers_it_speaks_for_all(browser: Browser, redis: Server, tmp_path: Path) -> None:
     over = {"workers": 2, "redis": {"url": redis.url, "prefix": "workers"}, "access_log": "off"}
-    async with site(tmp_path, over) as here, opened(browser, here) as page:
+    async with site(tmp_path, over) as here, opened(browser, here, LATE) as page:
         here.upstream.on("/y", replies("y", FRESH))
         await page.shown()
         await ask_all(here, ["/y"] * 40)
@@ -108,7 +118,7 @@ async def test_with_several_workers_it_speaks_for_all(browser: Browser, redis: S
         await expect(page.page.locator("#rate-note")).to_have_text("40 since the start")
         await expect(page.page.locator("#instances tr")).to_have_count(2)
         await page.page.fill("#purge-values", "/y")
-        await page.page.click("#purge-button")
+        await purge(page)
         await expect(page.page.locator("#purge-outcome")).to_contain_text("Applied by all 2 instances")
 
         async def missed() -> bool:
