@@ -174,7 +174,11 @@ async def test_nothing_of_it_is_said_whether_all_goes_well_or_nothing_does(worke
     try:
         async with api() as upstream, guarded(tmp_path, over, upstream) as proxy:
             await data(proxy, said)
-            assert await admin(proxy, said, ENVIRON["ADMIN_TOKEN"]) >= {200, 202, 400, 401, 404}
+            statuses: set[int] = set()
+            for _ in range(5):  # a Redis that is late has an invalidation refused
+                if 202 not in statuses:
+                    statuses |= await admin(proxy, said, ENVIRON["ADMIN_TOKEN"])
+            assert statuses >= {200, 202, 400, 401, 404}
             seen = str(said)
             assert "(hidden " in seen, "what hides was not looked at"
             assert "variants" in seen
