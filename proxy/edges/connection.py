@@ -240,7 +240,8 @@ class Connection(asyncio.Protocol, Generic[A]):
             self._spawn(step())
         except Exception:  # noqa: BLE001 - likewise
             self._fail()
-        self._advance()
+        if self._buffer or self._eof:
+            self._advance()
         return True
 
     def _spawn(self, pending: Pending | None) -> None:
@@ -318,6 +319,15 @@ class Connection(asyncio.Protocol, Generic[A]):
 
     def send(self, head: bytes, tail: bytes, size: int) -> None:
         """A whole answer in one write."""
+        shared, asked = self._shared, self._asked
+        as_is = asked is not None and asked.plain and not shared.draining and self._trusting is shared.trusted
+        if as_is and not self._transport.is_closing():  # nothing to add and nothing to reset, as in `put`
+            self._asked = self._task = None
+            self._told, self.sent = False, size
+            self.put(head, tail)
+            if self._reading_paused:
+                self.flow_inbound()
+            return
         self._open(head, tail, length=0, close=False)
         self.sent = size
         self._close_answer()

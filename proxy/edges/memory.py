@@ -319,7 +319,9 @@ def cost_of(entry: Entry) -> int:
     if terms.vary or terms.tags or terms.aside:
         texts = (*terms.tags, *[value for _, value in (*terms.vary, *terms.aside)])
         shared_by_few = sum(map(len, texts)) + _PER_TEXT * (len(texts) + 2)
-    size = len(entry.rest) + sum([len(piece) + _PER_PIECE for piece in entry.pieces])
+    size = len(entry.rest)
+    if entry.pieces:
+        size += sum([len(piece) + _PER_PIECE for piece in entry.pieces])
     return size + len(entry.key) + len(entry.lead) + shared_by_few + OVERHEAD
 
 

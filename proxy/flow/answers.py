@@ -20,8 +20,6 @@ from proxy.rules.wire import field_lines, head_bytes
 
 HELD_BACK: Final = frozenset({Reason.BREAKER_OPEN, Reason.UPSTREAM_BUSY})  # the upstream was not asked
 
-_SHARED_STORE: Final = Reason.SHARED_STORE  # a global is found ten times as fast as an enum's member
-
 Pending = Coroutine[Any, Any, None]
 
 
@@ -59,13 +57,7 @@ class Answers:
 
     def serve(self, visit: Visit, entry: Entry, account: Account) -> Callable[[], Pending] | None:
         """Answer from an entry: at once, or as work still to do where the body is large."""
-        now, lane = self._clock.now(), visit.lane
-        fresh = account.ttl is not None and account.ttl >= 0
-        if fresh and account.reason is _SHARED_STORE:  # of these there may be as many as hits
-            own = lane.shared_lines % (max(0.0, now - entry.born), account.ttl)
-            own = own if visit.permit is None else own + visit.permit.told
-        else:
-            own = age_line(entry, now) + self._account(visit, account)
+        own = age_line(entry, self._clock.now()) + self._account(visit, account)
         reply = from_entry(visit.request, entry, own)
         if account.fwd is None:
             self.tallies.save(visit.lane.route.name, entry.terms.fetch_seconds)
@@ -188,10 +180,7 @@ class Answers:
 
     def note(self, visit: Visit, status: int, account: Account, *, complete: bool = True) -> None:
         """Count it, and tell the journal how it ended."""
-        if account.reason is _SHARED_STORE:
-            self.tallies.seen(visit.key)
-        else:
-            self.tallies.hot.add(visit.key)
+        self.tallies.hot.add(visit.key)
         if visit.permit is not None and (account.fwd is None or account.collapsed or account.reason in HELD_BACK):
             visit.permit.refund(self._clock.now())
         route, request = visit.lane.route.name, visit.request

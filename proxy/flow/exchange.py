@@ -6,26 +6,25 @@ from math import ceil
 from typing import Final, assert_never
 
 from proxy.flow.answers import Answers, Pending
+from proxy.flow.elsewhere import Elsewhere
 from proxy.flow.fill import Fill
 from proxy.flow.flights import Flights
 from proxy.flow.invalidation import InvalidationLog
-from proxy.flow.limiter import Limiter, Payers
+from proxy.flow.limiter import Limiter
 from proxy.flow.ports import Client, Clock, Store
 from proxy.flow.purge import Purge
 from proxy.flow.relay import Relay
-from proxy.flow.site import Asked, Lane, Site, Visit, read, unrouted
+from proxy.flow.site import SMALL, Asked, Site, Visit, read, unrouted, visit_of
 from proxy.flow.tally import Tally
 from proxy.flow.tracing import Step, TraceSpan
 from proxy.rules.lookup import Fetch, Plan, Refuse, Serve, on_failure, on_request
 from proxy.rules.message import Entry, Reason, Request
 from proxy.rules.report import Account
-from proxy.rules.respond import from_entry, unmodified
 
 # Until when, head, tail, route, status, bytes of body, and where it is counted.
 _Said = tuple[Entry, float, bytes, bytes, str, int, int, Tally]
 
 _MANY: Final = 1024  # answers that are remembered until their Age or ttl changes
-_SMALL: Final = 4 << 10  # bytes; the 304 of an entry is remembered by all that is stored of it, or by its head
 
 
 class Exchange:
@@ -49,6 +48,7 @@ class Exchange:
         self._tallies, self._purge, self._background = answers.tallies, purge, answers.background
         self._said: dict[Asked, _Said] = {}
         self._relay = Relay(store, log, flights, fill, answers, clock)
+        self._elsewhere = Elsewhere(store, log, flights, fill.shared, self._relay, answers, clock)
 
     def read(self, request: Request, *, trusted: bool = False) -> Asked:
         """What may be known of a request before it is asked, and again for the next one with the same bytes."""
@@ -88,31 +88,17 @@ class Exchange:
 
     def _say(self, asked: Asked, entry: Entry, now: float) -> _Said | None:
         """The answer, remembered where it is small: what is asked for often is often asked for within one second."""
-        lane, terms = asked.lane, entry.terms
-        if lane is None or terms.policy != lane.fingerprint or terms.always_validate:
+        lane, age, left = asked.lane, now - entry.born, entry.fresh_until - now
+        if lane is None or not asked.takes(entry):
             return None
-        if asked.personal and not terms.stated:
+        reply = asked.reply(entry, lane.hit_lines % (age, left))
+        if reply is None:
             return None
-        age, left = now - entry.born, entry.fresh_until - now
-        lead, rest, end = entry.lead, entry.rest, entry.head_end
-        if asked.whole and not entry.pieces:
-            head, tail = lead + lane.hit_lines % (age, left), rest
-            status, sent = int(lead[9:12]), len(rest) - end
-        elif (
-            asked.condition is not None
-            and end <= _SMALL
-            and (bare := unmodified(lead, rest if len(rest) <= _SMALL else rest[:end], end, asked.condition))
-        ):
-            head, tail, status, sent = bare, lane.hit_end % (age, left), 304, 0
-        else:
-            reply = from_entry(asked.request, entry, lane.hit_lines % (age, left))
-            if reply.pieces:
-                return None
-            head, tail, status, sent = reply.head, reply.tail, reply.status, reply.sent
+        head, tail, status, sent = reply
         route = lane.route.name
         tally = self._tallies.of_plain(route, asked.request.method, status)
         said = (entry, now + min(1 - age % 1, left % 1), head, tail, route, status, sent, tally)
-        if len(rest) <= _SMALL:
+        if len(entry.rest) <= SMALL:
             if len(self._said) == _MANY and asked not in self._said:
                 self.settle()
                 self._said.clear()
@@ -141,35 +127,40 @@ class Exchange:
         if lane is None:
             self._unrouted(asked, client, now, span)
             return None
-        visit = self._visit(asked, lane, client, now, span)
+        limiter, seen = lane.limiter, self._log.position
+        if limiter is None and self._elsewhere.look(asked, client, now, None, span):
+            return None
+        visit = visit_of(asked, lane, client, self._answers.request_ids, now, seen, None, span)
         plan = self._plan(visit, now)
-        if lane.limiter is None:
+        if limiter is None:
             return self._act(visit, plan)
         miss = isinstance(plan, Fetch)
-        permit = lane.limiter.pay(asked.payers, client.peer, now, miss=miss)
+        permit = limiter.pay(asked.payers, client.peer, now, miss=miss)
         if permit is not None:
-            return self._permitted(replace(visit, permit=permit), plan)
-        self._background.spawn(self._ask(visit, lane.limiter, asked.payers, miss=miss), "rate limit")
+            return self._permitted(asked, replace(visit, permit=permit), plan)
+        self._background.spawn(self._ask(asked, visit, limiter, miss=miss), "rate limit")
         return None
 
-    async def _ask(self, visit: Visit, limiter: Limiter, payers: Payers, *, miss: bool) -> None:
+    async def _ask(self, asked: Asked, visit: Visit, limiter: Limiter, *, miss: bool) -> None:
         """Go on when whoever keeps the buckets has answered."""
         try:
-            permit = await limiter.ask(payers, visit.client.peer, miss=miss)
+            permit = await limiter.ask(asked.payers, visit.client.peer, miss=miss)
         except BaseException:  # a bug of ours, or the end of the process: nobody may wait for ever
             visit.client.resume(_unasked)
             raise
         visit = replace(visit, permit=permit, seen=self._log.position)
-        if not visit.client.resume(partial(self._permitted, visit, None)):
+        if not visit.client.resume(partial(self._permitted, asked, visit, None)):
             permit.settle(self._now(), served=False)
             self._answers.broken_off(visit, None)
 
-    def _permitted(self, visit: Visit, plan: Plan | None) -> Pending | None:
+    def _permitted(self, asked: Asked, visit: Visit, plan: Plan | None) -> Pending | None:
         """Act on the plan, if that is paid. None: make another, time has passed."""
         now, permit = self._now(), visit.permit
         if plan is None:
             plan = self._plan(visit, now)
         if permit is None or not permit.wait:
+            if self._elsewhere.look(asked, visit.client, visit.now, permit, visit.span):
+                return None
             return self._act(visit, plan)
         stored = (on_failure(plan.base, now, lost=True) if isinstance(plan, Fetch) else plan) if permit.stale else None
         permit.settle(now, served=isinstance(stored, Serve))
@@ -200,28 +191,9 @@ class Exchange:
                 stale = self._stale_after_failure(visit, plan)
                 if stale is not None:
                     return self._serve(visit, stale)
-                if self._relay.look(visit, plan):
-                    return None
                 return self._answers.watch(visit, partial(self._relay.fetch, visit, plan), plan.fwd)
             case _:
                 assert_never(plan)
-
-    def _visit(self, asked: Asked, lane: Lane, client: Client, now: float, span: TraceSpan | None) -> Visit:
-        return Visit(  # by position: names make a dictionary, and that is 1 µs for each request
-            asked.request,
-            client,
-            asked.site,
-            lane,
-            asked.key,
-            asked.url,
-            asked.tags,
-            asked.request.fields.get("x-request-id") or self._answers.request_ids(),
-            now,
-            self._log.position,
-            "" if lane.gates is None else lane.gates.client(asked.guest, client.peer),
-            None,
-            span,
-        )
 
     def _stored(self, visit: Visit, now: float) -> Entry | None:
         if not visit.lane.policy.enabled:

@@ -1,9 +1,7 @@
 """Fetch, admit, store: what a flight does, and what every call upstream has in common."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Final, assert_never
 
 from proxy.flow import traced
@@ -65,27 +63,10 @@ class Fill:
     ) -> None:
         self._store, self._log, self._flights = store, log, flights
         self._background, self._clock = background, clock
-        self._shared = shared
-        self.shares = shared is not None  # what it fetches, with other instances
+        self.shared = shared
         self._refreshing: set[tuple[str, Headers]] = set()
         self._calls = Calls(clock)
         self._writes = Writes(self._calls, log, told, background, clock)
-
-    def look(self, visit: Visit, plan: Fetch, then: Callable[[Found | Rest], None]) -> bool:
-        """Ask other instances, without a task; False where there is nothing to ask. `then`: see SharedStore.look."""
-        shared = self._shared
-        wanted = None if shared is None else self._wanted(visit, plan)
-        if shared is None or wanted is None:
-            return False
-        shared.look(wanted, then if visit.span is None else partial(traced.looked, visit.span.step(Step.SHARED), then))
-        return True
-
-    def found(self, entry: Entry) -> bool:
-        """Keep what another instance has; False where it cannot be judged."""
-        if self._blind():  # this process may have stood still meanwhile
-            return False
-        self._store.put(entry)
-        return True
 
     def _wanted(self, visit: Visit, plan: Fetch) -> Wanted | None:
         """What is asked of other instances; None: nothing."""
@@ -96,24 +77,25 @@ class Fill:
             return None
         known = base.stored_at if base is not None else float("-inf")
         fields, host, policy = visit.request.fields, visit.request.host, visit.lane.fingerprint
-        # By position: names make a dictionary, and that is 1 µs for each request.
         return Wanted(visit.key, policy, fields, has_credentials(fields), visit.url, host, visit.tags, known)
 
     async def claim(self, visit: Visit, plan: Fetch, looked: Found | Rest | None = None) -> Claim:
         """What other instances have of it, or the right to fetch it for them. `looked`: what a look came to."""
         base, wanted, timeout = plan.base, self._wanted(visit, plan), visit.lane.upstream.timeout
-        if self._shared is None or wanted is None:
+        if self.shared is None or wanted is None:
             return Apart()
         entry = self._log.judge(looked.entry, looked.entry.seq) if isinstance(looked, Found) else None
         if entry is not None:  # by the log as it is now
             claim: Claim = Found(entry)
         else:
             begun = None if isinstance(looked, Found) else looked
-            asking = self._shared.claim(wanted, timeout) if begun is None else begun.go_on(timeout)
+            asking = self.shared.claim(wanted, timeout) if begun is None else begun.go_on(timeout)
             claim = await (asking if visit.span is None else traced.asked(asking, visit.span.step(Step.SHARED)))
         match claim:
-            case Found(entry) if not self.found(entry):
-                return Apart()
+            case Found(entry):
+                if self._blind():  # this process may have stood still meanwhile
+                    return Apart()
+                self._store.put(entry)
             case Lead(lease, _) if self._blind():
                 return Lead(lease, None)
             case Alone(reason):
@@ -164,7 +146,7 @@ class Fill:
         self._refreshing.add(place)
         span = None if visit.span is None else visit.span.apart()
         visit = replace(visit, request=replace(visit.request, method="GET"), span=span)
-        if self._shared is None:
+        if self.shared is None:
             task = self.open(visit, entry, entry.vary).task
         else:
             task = self._background.spawn(self._refresh(visit, entry), "refresh")
@@ -186,8 +168,8 @@ class Fill:
     async def _flown(self, visit: Visit, entry: Entry, lease: Lease | None) -> None:
         if self._flights.joinable(visit.shelf, entry.vary, 0.0) is None:
             await self.open(visit, entry, entry.vary, lease).task
-        elif lease is not None and self._shared is not None:
-            self._shared.give_up(lease, Apart())
+        elif lease is not None and self.shared is not None:
+            self.shared.give_up(lease, Apart())
 
     async def _fly(
         self, flight: Flight, visit: Visit, base: Entry | None, variant: Headers | None, lease: Lease | None
@@ -226,24 +208,24 @@ class Fill:
         return await self._calls.make(visit, Call("GET", visit.request.target, headers, sent=sent))
 
     def _give_up(self, lease: Lease | None, outcome: Alone | Broken | Apart) -> None:
-        if lease is not None and self._shared is not None:
-            self._shared.give_up(lease, outcome)
+        if lease is not None and self.shared is not None:
+            self.shared.give_up(lease, outcome)
 
     def _keep(self, entry: Entry, asked: float, lease: Lease | None) -> None:
         """Store it here and for all others."""
         self._store.put(entry)
-        if self._shared is None:
+        if self.shared is None:
             return
         names = [name for name, _ in entry.terms.vary]
         if len({name.replace("_", "-") for name in names}) < len(names):
             self._give_up(lease, Apart())  # the names of all variants are kept once there: these would hide the usual
         else:
-            self._shared.keep(lease, entry, asked)
+            self.shared.keep(lease, entry, asked)
 
     def _forget(self, entry: Entry) -> None:
         self._store.discard(entry)
-        if self._shared is not None:
-            self._shared.drop(entry)
+        if self.shared is not None:
+            self.shared.drop(entry)
 
     async def _land(
         self, flight: Flight, visit: Visit, base: Entry | None, answer: Answer, lease: Lease | None

@@ -2,10 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from functools import partial
 from typing import Final, assert_never
 
-from proxy.flow.answers import HELD_BACK, Answers, Pending
+from proxy.flow.answers import HELD_BACK, Answers
 from proxy.flow.fill import Fill
 from proxy.flow.flights import Failed, Flight, Flights, Landed, Reader, Streaming
 from proxy.flow.gate import Full, Place
@@ -29,36 +28,6 @@ class Relay:
     ) -> None:
         self._store, self._log, self._flights = store, log, flights
         self._fill, self._answers, self._clock = fill, answers, clock
-
-    def look(self, visit: Visit, plan: Fetch) -> bool:
-        """See whether another instance has it. Most often that is all there is to it, and worth no task: the client
-        is answered when word comes. False: there is nobody to ask.
-        """
-        if not (self._fill.shares and plan.shared and plan.keep) or visit.request.method != "GET":
-            return False
-        flights, shelf = self._flights, visit.shelf
-        until = flights.unshareable.until(shelf)  # seen, and not more: who goes to find out is settled at take-off
-        if until is not None and visit.now < until:
-            return False
-        if flights.joinable(shelf, self._store.variant(visit.key, visit.request), 0.0) is not None:
-            return False
-        return self._fill.look(visit, plan, partial(self._looked, visit, plan))
-
-    def _looked(self, visit: Visit, plan: Fetch, looked: Found | Rest) -> None:
-        if not visit.client.resume(partial(self._go_on, visit, plan, looked)):
-            self._answers.broken_off(visit, plan.fwd)
-
-    def _go_on(self, visit: Visit, plan: Fetch, looked: Found | Rest) -> Pending | None:
-        """Answer with what was found, if that is for this request; else everything else has to be thought of."""
-        if isinstance(looked, Found) and self._fill.found(looked.entry):
-            entry, now = looked.entry, self._clock.now()
-            again = on_request(visit.request, entry, visit.lane.policy, now, held=True, roll=self._clock.roll())
-            if isinstance(again, Serve):
-                if again.refresh:
-                    self._fill.refresh(visit, entry)
-                rest = self._answers.serve(visit, entry, Account(Reason.SHARED_STORE, again.ttl(now)))
-                return None if rest is None else self._answers.watch(visit, rest, None)
-        return self._answers.watch(visit, partial(self.fetch, visit, plan, looked), plan.fwd)
 
     async def fetch(self, visit: Visit, plan: Fetch, looked: Found | Rest | None = None) -> None:
         """Fetch and answer, when its client has not too much under way; `looked`: what a look came to. Raises

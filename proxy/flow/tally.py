@@ -169,7 +169,8 @@ class Tallies:
         self.refused = HotKeys(now)  # clients by their limits: route, its name and the client, a line each
         self.followers = 0  # answered with what another request had fetched
         self._roll = roll
-        self._plain: dict[tuple[str, str, int], Tally] = {}  # hashing enums takes longer than all the rest
+        self._plain: dict[tuple[str, str, int], Tally] = {}
+        self._shared: dict[tuple[str, str, int], tuple[Tally, Histogram]] = {}
         self._until = SAMPLE
 
     def of_plain(self, route: str, method: str, status: int) -> Tally:
@@ -185,6 +186,19 @@ class Tallies:
         tally.sent += hits * sent
         tally.saved += hits * saved
         self.seen(key, hits)
+
+    def shared(self, route: str, method: str, status: int, key: str, sent: int, saved: float, seconds: float) -> None:
+        """One plain request that was answered from the store of all instances."""
+        known = self._shared.get((route, method, status))
+        if known is None:
+            labels = route, method_of(method), status // 100, Result.SHARED
+            known = self._shared[route, method, status] = self._of(labels), self._durations(route, Source.CACHE)
+        tally, durations = known
+        tally.noted += 1
+        tally.sent += sent
+        durations.observe(seconds)
+        self.save(route, saved)
+        self.seen(key)
 
     def seen(self, key: str, times: int = 1) -> None:
         """The key was asked for; a sample is told to the hot keys."""
@@ -206,15 +220,17 @@ class Tallies:
             limited = self.limits.setdefault(route, LimitTally())
             limited.refused += account.ttl is None
             limited.stale += account.ttl is not None
-        place = route, source_of(result)
-        durations = self.durations.get(place)
-        if durations is None:
-            durations = self.durations[place] = Histogram()
-        durations.observe(seconds)
+        self._durations(route, source_of(result)).observe(seconds)
 
     def save(self, route: str, seconds: float) -> None:
         """What an answer from the cache that is no plain hit has saved."""
         self.saved[route] = self.saved.get(route, 0.0) + seconds
+
+    def _durations(self, route: str, source: Source) -> Histogram:
+        durations = self.durations.get((route, source))
+        if durations is None:
+            durations = self.durations[route, source] = Histogram()
+        return durations
 
     def _of(self, labels: Labels) -> Tally:
         tally = self.requests.get(labels)
