@@ -123,10 +123,11 @@ def head_of(packed: Packed, entry: Entry, place: tuple[str, int], now: float) ->
 
 def is_heavy(frame: bytes) -> bool:
     """Whether decoding belongs in a thread."""
-    if len(frame) > HEAVY or len(frame) < _HEAD.size or not frame[3] & _ZSTD:
-        return len(frame) > HEAVY
+    size = len(frame)
+    if size > HEAVY or size < _HEAD.size or not frame[3] & _ZSTD:
+        return size > HEAVY
     at = _HEAD.size + frame[_HEAD.size - 1] + _STAMP.size + _SEAL
-    return len(frame) >= at + _LENGTHS.size and _LENGTHS.unpack_from(frame, at)[4] > HEAVY
+    return size >= at + _LENGTHS.size and _LENGTHS.unpack_from(frame, at)[4] > HEAVY
 
 
 def identity(frame: bytes) -> bytes:

@@ -20,9 +20,21 @@ from redis import ResponseError
 from proxy.edges.redis_own import Own
 from proxy.edges.redis_subscription import Subscription
 from proxy.edges.redis_topology import NOWHERE, Kind, Topology, parse_url
-from proxy.edges.redis_wire import Address, Counters, Entrance, Order, Taker, Unreachable, Wire, Word, connect
+from proxy.edges.redis_wire import (
+    Address,
+    Counters,
+    Entrance,
+    Order,
+    Taker,
+    Unreachable,
+    Wire,
+    Word,
+    connect,
+    pack,
+    unpack,
+)
 
-__all__ = ["Call", "Link", "Script", "Unreachable", "Word"]
+__all__ = ["Call", "Link", "Prepared", "Script", "Unreachable", "Word"]
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
@@ -49,6 +61,30 @@ class Script:
     def load(cls, name: str) -> Self:
         """The script of that name in lua/."""
         return cls(Path(__file__).with_name("lua").joinpath(f"{name}.lua").read_text("utf-8"))
+
+    def call(self, keys: Sequence[str], args: Sequence[Word]) -> tuple[Word, ...]:
+        """The words that run it."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *args)
+
+
+class Prepared:
+    """A call of a script that is made again and again with other arguments at its end: all else is packed once."""
+
+    __slots__ = ("_count", "_packed", "key", "script")
+
+    def __init__(self, script: Script, keys: Sequence[str], args: Sequence[Word]) -> None:
+        words = script.call(keys, args)
+        self.script, self.key = script, keys[0]
+        self._count, self._packed = len(words), _words(words)
+
+    def packed(self, args: tuple[Word, ...]) -> bytes:
+        """With these arguments behind its own."""
+        return b"*%d\r\n%b%b" % (self._count + len(args), self._packed, _words(args))
+
+
+def _words(words: tuple[Word, ...]) -> bytes:
+    """Packed, without their number."""
+    return pack(words).partition(b"\r\n")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,34 +147,30 @@ class Link:
         """
         wire = self._wire(keys[0], self._urgent) if urgent else self._only or self._wire(keys[0], self._wires)
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._send(wire, self._calling(script, keys, args), future, script.source)
-        return future
-
-    def tell(
-        self, take: Callable[[Any, Exception | None], None], script: Script, keys: Sequence[str], args: Sequence[Word]
-    ) -> None:
-        """Run a script as `run` does; `take` is told what it returns, or the error, where the reply comes, or before
-        this returns. It must not raise.
-        """
-        wire = self._only or self._wire(keys[0], self._wires)
-        self._send(wire, self._calling(script, keys, args), Taker(take), script.source)
-
-    def _calling(self, script: Script, keys: Sequence[str], args: Sequence[Word]) -> tuple[Word, ...]:
         if script.sha not in self._scripts:
             self._scripts[script.sha] = script
-        return ("EVALSHA", script.sha, len(keys), *keys, *args)
+        self._send(wire, pack(script.call(keys, args)), future, script.source)
+        return future
+
+    def tell(self, take: Callable[[Any, Exception | None], None], call: Prepared, *args: Word) -> None:
+        """Run a script as `run` does, with these as its last arguments; `take` is told what it returns, or the error,
+        where the reply comes, or before this returns. It must not raise.
+        """
+        script = call.script
+        if script.sha not in self._scripts:
+            self._scripts[script.sha] = script
+        wire = self._only or self._wire(call.key, self._wires)
+        self._send(wire, call.packed(args), Taker(take), script.source)
 
     def command(self, key: str, *words: Word, urgent: bool = False) -> asyncio.Future[Any]:
         """The reply to a command, words as they are sent; `key` says to which server. Raises as `run` does."""
         wire = self._wire(key, self._urgent) if urgent else self._only or self._wire(key, self._wires)
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._send(wire, words, future)
+        self._send(wire, pack(words), future)
         return future
 
-    def _send(
-        self, wire: Wire | None, words: tuple[Word, ...], waiter: asyncio.Future[Any] | Taker, source: str = ""
-    ) -> None:
-        order = Order(words, self._now(), waiter, source)
+    def _send(self, wire: Wire | None, packed: bytes, waiter: asyncio.Future[Any] | Taker, source: str = "") -> None:
+        order = Order(packed, self._now(), waiter, source)
         if wire is None:
             order.fail(Unreachable(self.trouble))
         else:
@@ -339,7 +371,7 @@ class Link:
     def _refused(self, wire: Wire, order: Order, error: ResponseError) -> None:
         """An error reply on a shared connection."""
         if order.source and str(error).startswith("NOSCRIPT"):
-            again = Order(("EVAL", order.source, *order.words[2:]), order.at, order.future)
+            again = Order(pack(("EVAL", order.source, *unpack(order.packed)[2:])), order.at, order.future)
             wire.send(again)
         else:
             order.fail(self._meaning(error, wire))

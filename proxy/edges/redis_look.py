@@ -4,21 +4,28 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto, unique
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 from zlib import crc32
 
 from proxy.edges import codec
 from proxy.edges.codec import Damaged, UnknownVersion
 from proxy.edges.redis_leases import LEASE, Desk, Grant, Leases, Place
-from proxy.edges.redis_link import Script, Word
-from proxy.flow.sharing import Alone, Apart, Broken, Claim, Found, Lead, Wanted
+from proxy.edges.redis_link import Prepared, Script
+from proxy.flow.sharing import Alone, Apart, Broken, Claim, Found, Lead, Rest, Wanted
 from proxy.rules.message import Entry, Headers, Reason
 
 _ASKS: Final = 4  # questions in a row
 _AHEAD: Final = 0.05  # seconds for a record to come of which somebody else has heard already
 
+_EVER: Final = float("-inf")
+
 _CLAIM: Final = Script.load("claim")
+
+
+@lru_cache(maxsize=4096)  # as many as there are places
+def _prepared(place: Place, lease: float, instance: str) -> Prepared:
+    return Prepared(_CLAIM, (place.value, place.lease, place.waiters), (round(lease * 1000), instance))
 
 
 @unique
@@ -27,6 +34,9 @@ class Mode(Enum):
 
     TAKE = auto()  # the lease, or queue up for it
     LOOK = auto()  # nothing
+
+
+TAKE: Final = Mode.TAKE  # a global is found ten times as fast as an enum's member
 
 
 @unique
@@ -51,29 +61,19 @@ Outcome = Claim | Pointer | Next
 class Look:
     """One question to Redis, and the wait that it may lead to, for any number of claims."""
 
-    __slots__ = (
-        "_ahead",
-        "_asks",
-        "_base",
-        "_claims",
-        "_desk",
-        "_holder",
-        "_late",
-        "_leases",
-        "_on_over",
-        "_overtaken",
-        "_passed",
-        "_takers",
-        "_timer",
-        "_token",
-        "_vary",
-        "_wanted",
-        "_words",
-        "known",
-        "mode",
-        "place",
-        "position",
-    )
+    # Most looks are told what they want by the first answer, and need none of these for themselves.
+    position = 0  # of the log, when what came of it was judged
+    _base: Entry | None = None
+    _asks = 0
+    _late = False  # a question came too late to Redis, by its clock
+    _token = _overtaken = ""
+    _passed = b""  # the beginning of a value that is of no use
+    _holder: tuple[str, str, int] | None = None  # whom it waits for: token, epoch, n
+    _ahead: tuple[int, bytes] | None = None  # or for the log: its position, and a value
+    _words: tuple[tuple[str, str], ...] = ()  # that came before the answer to the question
+    _timer: asyncio.TimerHandle | None = None
+    _claims: tuple[asyncio.Future[Outcome], ...] = ()
+    _takers: tuple[Callable[[Found | Rest], None], ...] = ()
 
     def __init__(
         self,
@@ -84,40 +84,26 @@ class Look:
         vary: Headers,
         mode: Mode,
         on_over: Callable[["Look"], None],
+        go_on: Callable[["Look", Outcome], Rest],
     ) -> None:
-        self.place, self.mode, self.known = place, mode, wanted.known
-        self.position = 0  # of the log, when what came of it was judged
-        self._desk, self._leases, self._wanted, self._vary, self._on_over = desk, leases, wanted, vary, on_over
-        self._claims: list[asyncio.Future[Outcome]] = []
-        self._takers: list[Callable[[Outcome], None]] = []
-        self._base: Entry | None = None
-        self._asks = 0
-        self._late = False  # a question came too late to Redis, by its clock
-        self._token = self._overtaken = ""
-        self._passed = b""  # the beginning of a value that is of no use
-        self._holder: tuple[str, str, int] | None = None  # whom it waits for: token, epoch, n
-        self._ahead: tuple[int, bytes] | None = None  # or for the log: its position, and a value
-        self._words: list[tuple[str, str]] = []  # that came before the answer to the question
-        self._timer: asyncio.TimerHandle | None = None
+        self.place, self.mode, self.wanted, self.known = place, mode, wanted, wanted.known
+        self._desk, self._leases, self._vary, self._on_over, self._go_on = desk, leases, vary, on_over, go_on
 
     async def outcome(self, until: float) -> Outcome:
         """What comes of it, for one claim; Apart where nothing has come of it by then, by the loop's clock."""
         claim: asyncio.Future[Outcome] = self._desk.loop.create_future()
-        self._claims.append(claim)
+        self._claims = (*self._claims, claim)
         timer = self._desk.loop.call_at(until, _let_go, claim)
         try:
             return self.in_time(await claim)
         finally:
             timer.cancel()
 
-    def then(self, take: Callable[[Outcome], None]) -> None:
-        """Tell `take`, soon and not from within this call, what comes of it: for one claim that is no task. What
-        Redis or a lease's end leads to is all that it waits for.
+    def then(self, take: Callable[[Found | Rest], None]) -> None:
+        """Tell `take` what is found or how to go on, not from within this call: for one claim that is no task. What
+        Redis or a lease's end leads to is all that it waits for. It must not raise.
         """
-        self._takers.append(take)
-
-    def _tell(self, take: Callable[[Outcome], None], outcome: Outcome) -> None:
-        take(self.in_time(outcome))
+        self._takers = (*self._takers, take)
 
     def in_time(self, outcome: Outcome) -> Outcome:
         """What is left of it for a claim that has its turn only now."""
@@ -134,7 +120,8 @@ class Look:
 
     def ask(self, overtaken: str = "") -> None:
         """Ask Redis. `overtaken`: whose lease may be taken over."""
-        self._wait_no_more()
+        if self._asks:
+            self._wait_no_more()
         self._asks += 1
         self._overtaken = overtaken
         desk, place = self._desk, self.place
@@ -142,27 +129,28 @@ class Look:
         if here is None or self._asks > _ASKS:
             desk.loop.call_soon(self.settle, Apart())  # the claim that asks has not joined yet
             return
-        self._token = self._leases.token() if self.mode is Mode.TAKE else ""
+        self._token = token = self._leases.token() if self.mode is TAKE else ""
         by = "" if self._late else round((desk.wall() + desk.link.deadline) * 1000)
-        claim = f"{self._token} {here[0]} {here[1]}" if self._token else ""
-        args: tuple[Word, ...] = (claim, round(LEASE * 1000), desk.instance, by)
-        known = round((desk.now() - self.known) * 1000) if self.known > float("-inf") else ""
-        if known != "" or self._passed or overtaken:
-            args = (*args, known, self._passed, overtaken)
-        desk.link.tell(self._answered, _CLAIM, (place.value, place.lease, place.waiters), args)
+        claim = f"{token} {here[0]} {here[1]}" if token else ""
+        call = _prepared(place, LEASE, desk.instance)
+        if self.known == _EVER and not self._passed and not overtaken:
+            desk.link.tell(self._answered, call, claim, by)
+        else:
+            known = round((desk.now() - self.known) * 1000) if self.known != _EVER else ""
+            desk.link.tell(self._answered, call, claim, by, known, self._passed, overtaken)
 
     def settle(self, outcome: Outcome) -> None:
         """Tell every claim. A lease that none of them takes ends with the last that drops it."""
         self._wait_no_more()
         self._on_over(self)
         self.position = self._desk.log.position
-        claims, self._claims = self._claims, []
+        claims, takers = self._claims, self._takers
+        self._claims = self._takers = ()
         for claim in claims:
             if not claim.done():
                 claim.set_result(outcome)
-        takers, self._takers = self._takers, []
         for take in takers:
-            self._desk.loop.call_soon(self._tell, take, outcome)
+            take(outcome if isinstance(outcome, Found) else self._go_on(self, outcome))
 
     def recheck(self) -> None:
         """The log has gone on: has it overtaken the fetch that this waits for, or come to where somebody else was?"""
@@ -180,7 +168,7 @@ class Look:
     def hear(self, token: str, word: str) -> None:
         """A word about this lease."""
         if self._holder is None:
-            self._words.append((token, word))
+            self._words = (*self._words, (token, word))
         else:
             self._heed(token, word)
 
@@ -230,7 +218,7 @@ class Look:
 
     def _read(self, value: bytes, now_ms: int, then: Callable[[bytes, Entry | None], None]) -> None:
         """Go on with the entry in a value, None where that cannot be read."""
-        desk, wanted = self._desk, self._wanted
+        desk, wanted = self._desk, self.wanted
         asked = codec.Asked(wanted.key, wanted.policy, self._vary, desk.now(), now_ms, desk.log.at)
         if codec.is_heavy(value):
             desk.spawn(self._read_heavy(value, asked, then), "large value")
@@ -322,7 +310,7 @@ class Look:
         self._asks = 0
         # Not all instances at once.
         self._wake_at(self._desk.loop.time() + (left_ms + 2 + crc32(self._desk.instance.encode()) % 16) / 1000)
-        words, self._words = self._words, []
+        words, self._words = self._words, ()
         for token, word in words:
             if self._holder is not None:
                 self._heed(token, word)
@@ -332,7 +320,7 @@ class Look:
         if self._holder is None:
             return False
         since = self._desk.log.at(self._holder[1], self._holder[2])
-        return since <= self._desk.log.position and self._desk.log.overtaken(self._wanted, since)
+        return since <= self._desk.log.position and self._desk.log.overtaken(self.wanted, since)
 
     def _heed(self, token: str, word: str) -> None:
         kind, _, rest = word.partition(" ")

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from proxy.edges.redis_wire import Order, Unreachable, Wire, Word
+from proxy.edges.redis_wire import Order, Unreachable, Wire, Word, pack
 
 _MOST: Final = 4  # connections; callers beyond wait their turn
 _KEPT: Final = 1  # connections that stay, idle
@@ -68,7 +68,7 @@ class Own:
         self._busy.add(own)
         futures: list[asyncio.Future[Any]] = [self._loop.create_future() for _ in calls]
         for words, future in zip(calls, futures, strict=True):
-            own.send(Order(words, at, future))
+            own.send(Order(pack(words), at, future))
         whole = False
         try:
             replies = await asyncio.gather(*futures, return_exceptions=True)

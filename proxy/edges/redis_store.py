@@ -26,7 +26,7 @@ from proxy.edges import codec
 from proxy.edges.codec import Packed
 from proxy.edges.redis_leases import Counters, Desk, Grant, Hold, Leases, Log, Spawn
 from proxy.edges.redis_link import Link, Script
-from proxy.edges.redis_look import Look, Mode, Next, Outcome, Pointer
+from proxy.edges.redis_look import TAKE, Look, Mode, Next, Outcome, Pointer
 from proxy.flow.sharing import Alone, Apart, Broken, Claim, Found, Lease, Rest, Wanted
 from proxy.rules.fields import selecting
 from proxy.rules.message import Entry, Headers, Reason
@@ -64,7 +64,7 @@ class RedisStore:
         self._desk = Desk(link, log, prefix, instance, now, wall, spawn, asyncio.get_running_loop())
         self._leases = Leases(self._desk)
         link.on_lost.append(self._ask_again)
-        self._looks: dict[str, list[Look]] = {}  # by lease
+        self._looks: dict[str, tuple[Look, ...]] = {}  # by lease
 
     @property
     def counters(self) -> Counters:
@@ -79,11 +79,10 @@ class RedisStore:
 
     def look(self, wanted: Wanted, then: Callable[[Found | Rest], None]) -> None:
         """See flow.sharing.SharedStore."""
-        look = self._look(wanted, (), Mode.TAKE)
-        look.then(partial(self._looked, wanted, then, look))
+        self._look(wanted, (), TAKE).then(then)
 
-    def _looked(self, wanted: Wanted, then: Callable[[Found | Rest], None], look: Look, outcome: Outcome) -> None:
-        then(outcome if isinstance(outcome, Found) else _Begun(partial(self._claim, wanted), look, outcome))
+    def _begun(self, look: Look, outcome: Outcome) -> Rest:
+        return _Begun(partial(self._claim, look.wanted), look, outcome)
 
     async def claim(self, wanted: Wanted, within: float) -> Claim:
         """See flow.sharing.SharedStore."""
@@ -91,7 +90,7 @@ class RedisStore:
 
     async def _claim(self, wanted: Wanted, look: Look | None, outcome: Outcome | None, within: float) -> Claim:
         """The same, of which a first look may have come to something already."""
-        until, mode, turns = self._desk.loop.time() + within, Mode.TAKE, 0
+        until, mode, turns = self._desk.loop.time() + within, TAKE, 0
         if look is not None and outcome is not None:
             outcome = look.in_time(outcome)
         while turns < _TURNS:
@@ -104,7 +103,7 @@ class RedisStore:
                 case Next.LATER:
                     continue
                 case Next.AGAIN:
-                    mode = Mode.TAKE
+                    mode = TAKE
                 case Next.LOOK:
                     mode = Mode.LOOK
                 case Pointer():
@@ -117,21 +116,22 @@ class RedisStore:
     def _look(self, wanted: Wanted, vary: Headers, mode: Mode) -> Look:
         """The look that is under way for this place, or a new one."""
         place = self._desk.place(wanted.policy, wanted.key, vary, apart=wanted.apart)
-        looks = self._looks.setdefault(place.lease, [])
+        looks = self._looks.get(place.lease, ())
         for look in looks:
             if look.mode is mode and look.known == wanted.known:
                 return look
-        look = Look(self._desk, self._leases, place, wanted, vary, mode, self._over)
-        looks.append(look)
+        look = Look(self._desk, self._leases, place, wanted, vary, mode, self._over, self._begun)
+        self._looks[place.lease] = (*looks, look)
         look.ask()
         return look
 
     def _over(self, look: Look) -> None:
-        looks = self._looks.get(look.place.lease, [])
-        if look in looks:
-            looks.remove(look)
-        if not looks:
-            self._looks.pop(look.place.lease, None)
+        lease = look.place.lease
+        looks = self._looks.get(lease, ())
+        if looks == (look,):
+            del self._looks[lease]
+        elif look in looks:
+            self._looks[lease] = tuple([other for other in looks if other is not look])
 
     def _under_way(self) -> list[Look]:
         return [look for looks in self._looks.values() for look in looks]
@@ -141,7 +141,7 @@ class RedisStore:
         with suppress(ValueError):  # of another version, or none of ours
             lease, token, word = payload[1:].decode().split("\n")
             self._desk.counters.words += 1
-            for look in list(self._looks.get(lease, ())):
+            for look in self._looks.get(lease, ()):
                 look.hear(token, word)
 
     def on_records(self) -> None:

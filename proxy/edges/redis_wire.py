@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from operator import itemgetter
 from typing import Any, Final, cast
 
 from hiredis import Reader, pack_command
@@ -27,8 +26,22 @@ _BULK: Final = 4 << 20  # bytes a second; replies that come as fast may take the
 _LATE: Final = 0.005  # seconds after which our own loop was late to send
 _LONGEST: Final = 10  # deadlines that a caller waits at most, and a connection without bulk lives
 _PIECE: Final = 8 << 10  # bytes; the parser moves what is left of what it was fed with every reply that it gives
+_SLICE: Final = 12  # replies handed over in one tick
 _NOTHING: Final = object()
-_ORDER: Final = itemgetter(0)
+
+
+def pack(words: tuple[Word, ...]) -> bytes:
+    """A command as it is sent."""
+    packed: bytes = pack_command(words)  # type: ignore[arg-type]  # its stub means one word
+    return packed
+
+
+def unpack(packed: bytes) -> list[bytes]:
+    """Its words again."""
+    reader = Reader()
+    reader.feed(packed)
+    words: list[bytes] = reader.gets()
+    return words
 
 
 class Unreachable(Exception):
@@ -87,18 +100,16 @@ class Taker:
 
 
 class Order:
-    """A command under way: who waits for its reply, and since when (monotonic seconds).
+    """A command under way, packed: who waits for its reply, and since when (monotonic seconds).
 
-    `source` is the script's, where the words call one by its hash; `excused` its wire's then.
+    `source` is the script's, where the command calls one by its hash; `excused` its wire's then.
     """
 
-    __slots__ = ("at", "excused", "future", "source", "words")
+    __slots__ = ("at", "excused", "future", "packed", "source")
     excused: float
 
-    def __init__(
-        self, words: tuple[Word, ...], at: float, future: asyncio.Future[Any] | Taker, source: str = ""
-    ) -> None:
-        self.words, self.at, self.future, self.source = words, at, future, source
+    def __init__(self, packed: bytes, at: float, future: asyncio.Future[Any] | Taker, source: str = "") -> None:
+        self.packed, self.at, self.future, self.source = packed, at, future, source
 
     def fail(self, error: Exception) -> None:
         """Tell whoever still waits."""
@@ -141,7 +152,9 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._batch: list[bytes] = []
         self._waiting: deque[Order] = deque()  # under way
-        self._queue: deque[tuple[Order, bytes]] = deque()  # behind those
+        self._queue: deque[Order] = deque()  # behind those
+        self._come: deque[tuple[Order, Any]] = deque()  # replies that have still to be handed over
+        self._handing = False  # as soon as the loop comes to it
         self._queued = 0  # bytes
         self._begun = 0.0  # when the first command of this tick came
         self._silent = self.heard  # since when nothing has come of what is asked
@@ -161,7 +174,7 @@ class Wire(asyncio.Protocol):
     def order(self, *words: Word) -> asyncio.Future[Any]:
         """The reply to one command."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self.send(Order(words, self._now(), future))
+        self.send(Order(pack(words), self._now(), future))
         return future
 
     def send(self, order: Order) -> None:
@@ -174,21 +187,19 @@ class Wire(asyncio.Protocol):
         if len(waiting) < _WINDOW:
             if not self._batch:
                 self._begin()
-            self._batch.append(pack_command(order.words))  # type: ignore[arg-type]  # its stub means one word
+            self._batch.append(order.packed)
             waiting.append(order)
-            return
-        packed = pack_command(order.words)  # type: ignore[arg-type]  # its stub means one word
-        if self._queued + len(packed) > _MAX_UNSENT:
+        elif self._queued + len(order.packed) > _MAX_UNSENT:
             order.fail(Unreachable(f"{self.name} takes no more"))
-            return
-        self._queued += len(packed)
-        self._queue.append((order, packed))
+        else:
+            self._queued += len(order.packed)
+            self._queue.append(order)
 
     def say(self, words: tuple[Word, ...]) -> None:
         """The same for what nobody waits for: with `on_push` only, or replies go to the wrong ones."""
         if not self._batch:
             self._begin()
-        self._batch.append(pack_command(words))  # type: ignore[arg-type]  # its stub means one word
+        self._batch.append(pack(words))
 
     def _begin(self) -> None:
         self._begun = self._now()
@@ -197,12 +208,12 @@ class Wire(asyncio.Protocol):
     def _refill(self) -> None:
         """Let those leave that waited for room, if they still wait."""
         while self._queue and len(self._waiting) < _WINDOW and not self._stuffed and not self.lost:
-            order, packed = self._queue.popleft()
-            self._queued -= len(packed)
+            order = self._queue.popleft()
+            self._queued -= len(order.packed)
             if not order.future.done():
                 if not self._batch:
                     self._begin()
-                self._batch.append(packed)
+                self._batch.append(order.packed)
                 self._waiting.append(order)
 
     def close(self) -> None:
@@ -243,7 +254,7 @@ class Wire(asyncio.Protocol):
 
     def _orders(self) -> Iterator[Order]:
         """Those that are waited for, oldest first."""
-        return (order for order in chain(self._waiting, map(_ORDER, self._queue)) if not order.future.done())
+        return (order for order in chain(self._waiting, self._queue) if not order.future.done())
 
     def _next(self) -> float:
         """When something is due: a caller gives up, or the connection is given up."""
@@ -315,23 +326,19 @@ class Wire(asyncio.Protocol):
         self._earned = earned - self._excuse(earned, now)
         reader, waiting = self._reader, self._waiting
         oldest = waiting[0].at if waiting else now
-        come: list[tuple[Order, Any]] = []
         nonsense = False
         try:
             for at in range(0, len(data), _PIECE):
                 reader.feed(data, at, min(_PIECE, len(data) - at))
                 while (reply := reader.gets()) is not _NOTHING:
                     if self.on_push is None:
-                        come.append((waiting.popleft(), reply))
+                        self._come.append((waiting.popleft(), reply))
                     else:
                         self.on_push(reply)
         except (ConnectionError, IndexError):
             nonsense = True
-        for order, reply in come:
-            if reply.__class__ is ResponseError:
-                self.on_error(self, order, reply)
-            elif not order.future.done():
-                order.future.set_result(reply)
+        if not self._handing:
+            self._hand_over()
         if nonsense:
             self._break("does not speak Redis's protocol")
             return
@@ -339,6 +346,21 @@ class Wire(asyncio.Protocol):
             self._refill()
         if self.on_push is None:
             self._counters.latency += (now - oldest - self._counters.latency) / 16
+
+    def _hand_over(self) -> None:
+        """Give some replies to those who wait, and the others in the next tick: between them the loop writes what has
+        been made of these, and clients go on while we do.
+        """
+        come = self._come
+        for _ in range(min(_SLICE, len(come))):
+            order, reply = come.popleft()
+            if reply.__class__ is ResponseError:
+                self.on_error(self, order, reply)
+            elif not order.future.done():
+                order.future.set_result(reply)
+        self._handing = bool(come)
+        if come:
+            self._loop.call_soon(self._hand_over)
 
     def _break(self, what: str, *, tell: bool = True) -> None:
         if self.lost:
@@ -349,7 +371,7 @@ class Wire(asyncio.Protocol):
             self._timer = None
         if self._transport is not None:
             self._transport.abort()
-        waiting = [*self._waiting, *[order for order, _ in self._queue]]
+        waiting = [*self._waiting, *self._queue]
         self._waiting, self._queue, self._queued, self._batch = deque(), deque(), 0, []
         on_lost, self.on_lost = self.on_lost, None
         if tell and on_lost is not None:  # first, so that nobody who is told tries this connection again

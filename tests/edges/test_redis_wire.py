@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.edges.redis_wire import Counters, Order, Taker, Unreachable, Wire
+from proxy.edges.redis_wire import Counters, Order, Taker, Unreachable, Wire, pack
 
 DEADLINE = 0.1
 STEP = 0.001
@@ -43,6 +43,11 @@ class Time:
         soon, self._soon = self._soon, []
         for call in soon:
             call()
+
+    def settle(self) -> None:
+        """And what that leads to."""
+        while self._soon:
+            self.tick()
 
     def go(self, seconds: float) -> None:
         """On time, timer by timer."""
@@ -262,7 +267,29 @@ async def test_what_is_under_way_is_bounded_and_the_rest_follows_in_order(rig: R
     rig.wire.data_received(b"".join([b":%d\r\n" % n for n in range(15, WINDOW + 15)]))
     rig.time.tick()
     rig.wire.data_received(b"".join([b":%d\r\n" % n for n in range(WINDOW + 15, WINDOW + 20)]))
+    rig.time.settle()
     assert [await one for one in asked] == list(range(WINDOW + 20))
+
+
+async def test_many_replies_at_once_leave_the_loop_time_for_what_comes_of_them(rig: Rig) -> None:
+    asked = rig.ask(30)
+    rig.wire.data_received(b"".join([b":%d\r\n" % n for n in range(29)]))
+    assert [one.done() for one in asked] == [True] * 12 + [False] * 18
+    rig.wire.data_received(b":29\r\n")
+    assert [one.done() for one in asked] == [True] * 12 + [False] * 18, "nobody overtakes those who came before"
+    rig.time.tick()
+    assert [one.done() for one in asked] == [True] * 24 + [False] * 6
+    rig.time.settle()
+    assert [one.result() for one in asked] == list(range(30))
+
+
+async def test_replies_that_have_come_count_though_the_connection_breaks(rig: Rig) -> None:
+    asked = rig.ask(30)
+    rig.wire.data_received(b"".join([b":%d\r\n" % n for n in range(29)]))
+    rig.wire.connection_lost(None)
+    rig.time.settle()
+    assert [one.result() for one in asked[:29]] == list(range(29))
+    assert given_up(asked[29])
 
 
 async def test_who_gives_up_in_the_queue_is_never_sent(rig: Rig) -> None:
@@ -277,6 +304,7 @@ async def test_who_gives_up_in_the_queue_is_never_sent(rig: Rig) -> None:
     rig.time.tick()
     assert sum(write.count(b"ECHO") for write in rig.transport.writes) == WINDOW + 2
     rig.wire.data_received(OK * 2)
+    rig.time.settle()
     assert await left[0] == b"OK"
 
 
@@ -284,7 +312,7 @@ async def test_what_waits_for_room_is_bounded_in_bytes(rig: Rig) -> None:
     rig.ask(WINDOW)
     futures: list[asyncio.Future[Any]] = [rig.time.create_future() for _ in range(17)]
     for future in futures:
-        rig.wire.send(Order(("SET", "k", bytes(1 << 20)), rig.time.now, future))
+        rig.wire.send(Order(pack(("SET", "k", bytes(1 << 20))), rig.time.now, future))
     assert [future.done() for future in futures] == [False] * 15 + [True] * 2
     assert given_up(futures[16])
     assert not rig.wire.lost
@@ -303,6 +331,7 @@ async def test_a_server_that_does_not_take_what_is_written_is_given_no_more(rig:
     rig.wire.resume_writing()
     rig.time.tick()
     rig.wire.data_received(OK)
+    rig.time.settle()
     assert await asked[WINDOW] == b"OK"
 
 
@@ -316,7 +345,7 @@ async def test_replies_are_handed_over_in_order_when_all_that_came_were_read(rig
         rig.wire.close()
 
     for _ in range(2):
-        rig.wire.send(Order(("PING",), rig.time.now, Taker(take)))
+        rig.wire.send(Order(pack(("PING",)), rig.time.now, Taker(take)))
     (behind,) = rig.ask()
     rig.wire.data_received(OK * 2)
     assert told == [(b"OK", None)] * 2
@@ -325,7 +354,7 @@ async def test_replies_are_handed_over_in_order_when_all_that_came_were_read(rig
 
 async def test_who_takes_a_reply_is_told_of_an_error_once(rig: Rig) -> None:
     told: list[tuple[Any, Exception | None]] = []
-    rig.wire.send(Order(("PING",), rig.time.now, Taker(lambda *word: told.append(word))))
+    rig.wire.send(Order(pack(("PING",)), rig.time.now, Taker(lambda *word: told.append(word))))
     rig.time.tick()
     rig.time.go(DEADLINE * 3)
     [(reply, error)] = told

@@ -2,8 +2,8 @@
 -- Look an answer up and, where there is none that is fresh, take the lease or queue up behind its holder.
 --
 -- KEYS  value, lease, waiters
--- ARGV  claim                 'token epoch n' of who asks; '' to leave the lease alone
---       lease_ms, instance
+-- ARGV  lease_ms, instance
+--       claim                 'token epoch n' of who asks; '' to leave the lease alone
 --       by_ms                 until when the asker waits for this, by Redis's clock, or ''
 --       and then, or nothing where all are '' as they are most often:
 --       known_ms              how long ago that came which the asker has itself, or ''
@@ -14,7 +14,7 @@
 --       {'alone', reason}
 --       {'late'}: there would be a lease, and who asked may have given up
 
-local claim, lease_ms, instance, by_ms = unpack(ARGV)
+local lease_ms, instance, claim, by_ms = unpack(ARGV)
 local known_ms, passed, overtaken = ARGV[5] or '', ARGV[6] or '', ARGV[7] or ''
 local WAITERS = 2.5 -- leases: they ask again, and so are put down again, each time one ends
 
