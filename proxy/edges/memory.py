@@ -164,7 +164,7 @@ class Memory:
 
     def holds(self, key: str) -> bool:
         """Whether the key has any variant."""
-        return self._first(key) is not None
+        return key in self._shards[hash(key) % _SHARDS]
 
     def variant(self, key: str, request: Request) -> Headers:
         """The request's values of what the newest entry of this key was selected on."""

@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
-from proxy.edges.redis_link import Link, Script
+from proxy.edges.redis_link import Link, Prepared, Script
 from proxy.flow.invalidation import Subject
 from proxy.flow.ports import InvalidationView
 from proxy.rules.message import Headers
@@ -18,6 +18,7 @@ LEASE: Final = 2.0  # seconds that a holder may be silent
 RENEW: Final = 0.6  # seconds between two renewals
 UNSHAREABLE: Final = 30.0  # seconds for which nobody waits for what proved unshareable
 
+_CLAIM: Final = Script.load("claim")
 _RELEASE: Final = Script.load("release")
 _RENEW: Final = Script.load("renew")
 
@@ -56,13 +57,17 @@ class Counters:
     errors: int = 0
 
 
-class Place(NamedTuple):
-    """Redis keys. `base` is the value's where there are no variants."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Redis keys. `base` is the value's where there are no variants; `claim` is lua/claim.lua about them, but for what
+    is different each time.
+    """
 
     base: str
     value: str
     lease: str
     waiters: str
+    claim: Prepared
 
 
 @dataclass(slots=True)
@@ -114,10 +119,19 @@ class Desk:
     loop: asyncio.AbstractEventLoop
     counters: Counters = field(default_factory=Counters)
     hears: bool = False  # whether words reach this instance; nobody waits for what cannot be heard
+    place: Callable[[str, str, Headers, bool], Place] = field(init=False)
 
-    def place(self, policy: str, key: str, vary: Headers, *, apart: bool) -> Place:
+    def __post_init__(self) -> None:
+        self.place = lru_cache(maxsize=4096)(self._place)  # whoever looks in vain stores a moment later
+
+    def _place(self, policy: str, key: str, vary: Headers, apart: bool) -> Place:  # noqa: FBT001 - names are no keys
         """Where an answer is, or would be."""
-        return _place(self.prefix, policy, key, vary, apart)
+        stem = f"{self.prefix}:{{{_digest(policy, key)}}}:"
+        variant = _digest(*[f"{name}:{value}" for name, value in vary]) if vary else ""
+        end = f"{'1' if apart else '0'}{variant}"
+        value, lease, waiters = f"{stem}e{variant}", f"{stem}l{end}", f"{stem}w{end}"
+        claim = Prepared(_CLAIM, (value, lease, waiters), (round(LEASE * 1000), self.instance))
+        return Place(f"{stem}e", value, lease, waiters, claim)
 
     def noting(self, future: asyncio.Future[Any]) -> BaseException | None:
         """The error that a command came to, counted."""
@@ -125,14 +139,6 @@ class Desk:
         if error is not None:
             self.counters.errors += 1
         return error
-
-
-@lru_cache(maxsize=4096)  # whoever looks in vain stores a moment later
-def _place(prefix: str, policy: str, key: str, vary: Headers, apart: bool) -> Place:  # noqa: FBT001 - a key of the cache
-    stem = f"{prefix}:{{{_digest(policy, key)}}}:"
-    variant = _digest(*[f"{name}:{value}" for name, value in vary]) if vary else ""
-    end = f"{'1' if apart else '0'}{variant}"
-    return Place(f"{stem}e", f"{stem}e{variant}", f"{stem}l{end}", f"{stem}w{end}")
 
 
 def _digest(*texts: str) -> str:

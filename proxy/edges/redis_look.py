@@ -4,14 +4,13 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto, unique
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final
 from zlib import crc32
 
 from proxy.edges import codec
 from proxy.edges.codec import Damaged, UnknownVersion
-from proxy.edges.redis_leases import LEASE, Desk, Grant, Leases, Place
-from proxy.edges.redis_link import Prepared, Script
+from proxy.edges.redis_leases import Desk, Grant, Leases, Place
 from proxy.flow.sharing import Alone, Apart, Broken, Claim, Found, Lead, Rest, Wanted
 from proxy.rules.message import Entry, Headers, Reason
 
@@ -19,13 +18,6 @@ _ASKS: Final = 4  # questions in a row
 _AHEAD: Final = 0.05  # seconds for a record to come of which somebody else has heard already
 
 _EVER: Final = float("-inf")
-
-_CLAIM: Final = Script.load("claim")
-
-
-@lru_cache(maxsize=4096)  # as many as there are places
-def _prepared(place: Place, lease: float, instance: str) -> Prepared:
-    return Prepared(_CLAIM, (place.value, place.lease, place.waiters), (round(lease * 1000), instance))
 
 
 @unique
@@ -124,7 +116,7 @@ class Look:
             self._wait_no_more()
         self._asks += 1
         self._overtaken = overtaken
-        desk, place = self._desk, self.place
+        desk = self._desk
         here = desk.log.place(desk.log.position)
         if here is None or self._asks > _ASKS:
             desk.loop.call_soon(self.settle, Apart())  # the claim that asks has not joined yet
@@ -132,12 +124,11 @@ class Look:
         self._token = token = self._leases.token() if self.mode is TAKE else ""
         by = "" if self._late else round((desk.wall() + desk.link.deadline) * 1000)
         claim = f"{token} {here[0]} {here[1]}" if token else ""
-        call = _prepared(place, LEASE, desk.instance)
         if self.known == _EVER and not self._passed and not overtaken:
-            desk.link.tell(self._answered, call, claim, by)
+            desk.link.tell(self._answered, self.place.claim, claim, by)
         else:
             known = round((desk.now() - self.known) * 1000) if self.known != _EVER else ""
-            desk.link.tell(self._answered, call, claim, by, known, self._passed, overtaken)
+            desk.link.tell(self._answered, self.place.claim, claim, by, known, self._passed, overtaken)
 
     def settle(self, outcome: Outcome) -> None:
         """Tell every claim. A lease that none of them takes ends with the last that drops it."""

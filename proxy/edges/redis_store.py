@@ -37,6 +37,8 @@ _LINGER: Final = 60.0  # seconds for which an answer is still worth validating
 _TURNS: Final = 8  # words a claim follows before it goes alone
 _THREAD: Final = 64 << 10  # bytes of body; writing more takes longer than the loop may stand still
 
+_TOGETHER: Final = False  # what is stored is for whoever does not say who asks, too
+
 _FILL: Final = Script.load("fill")
 
 # What is true of one request says nothing of what is stored for all.
@@ -115,7 +117,7 @@ class RedisStore:
 
     def _look(self, wanted: Wanted, vary: Headers, mode: Mode) -> Look:
         """The look that is under way for this place, or a new one."""
-        place = self._desk.place(wanted.policy, wanted.key, vary, apart=wanted.apart)
+        place = self._desk.place(wanted.policy, wanted.key, vary, wanted.apart)
         looks = self._looks.get(place.lease, ())
         for look in looks:
             if look.mode is mode and look.known == wanted.known:
@@ -187,7 +189,7 @@ class RedisStore:
 
     def drop(self, entry: Entry) -> None:
         """See flow.sharing.SharedStore."""
-        place = self._desk.place(entry.terms.policy, entry.key, entry.vary, apart=False)
+        place = self._desk.place(entry.terms.policy, entry.key, entry.vary, _TOGETHER)
         self._leases.drop(place, entry.stored_at, entry.seq)
 
     def _pack(self, hold: Hold | None, entry: Entry, asked: float) -> None:
@@ -221,7 +223,7 @@ class RedisStore:
         left = entry.fresh_until - now
         windows = max(terms.stale_window, terms.error_window, terms.lost_window)
         ttl = max(1.0, min(left + windows + _LINGER, _TTL_MAX))
-        place = desk.place(terms.policy, entry.key, entry.vary, apart=False)
+        place = desk.place(terms.policy, entry.key, entry.vary, _TOGETHER)
         waited = place if hold is None else hold.place
         args: list[bytes | str | int] = [
             "" if hold is None else hold.token,

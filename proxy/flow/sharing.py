@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from proxy.flow.invalidation import Target
 from proxy.rules.message import Entry, Fields, Reason
 
 
-class Wanted(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Wanted:
     """What is asked of the shared store: an answer for a key under a policy, for a request with these fields.
 
     It is a subject of the invalidation log: `url`, `host`, `tags`. `apart`: the request says who asks, and

@@ -43,7 +43,6 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def long_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are not given back outlast the test."""
     monkeypatch.setattr("proxy.edges.redis_leases.LEASE", LONG)
-    monkeypatch.setattr("proxy.edges.redis_look.LEASE", LONG)
 
 
 @pytest.fixture(params=["Redis", "model"])

@@ -109,7 +109,7 @@ class Instance:
 
     def key_of(self, part: str) -> str:
         """Where Redis has its `value`, `lease` or `waiters`."""
-        return str(getattr(self.store._desk.place("", KEY, (), apart=False), part))  # noqa: SLF001 - nobody else knows
+        return str(getattr(self.store._desk.place("", KEY, (), False), part))  # noqa: SLF001 - nobody else knows
 
     def keep(self, lead: Lead | None, entry: Entry, *, took: float = 0.0) -> None:
         self.store.keep(lead.lease if lead is not None else None, entry, self.now() - took)

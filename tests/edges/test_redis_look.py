@@ -30,7 +30,6 @@ async def fleet(server: Server) -> AsyncIterator[Fleet]:
 @pytest.fixture
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> float:
     monkeypatch.setattr("proxy.edges.redis_leases.LEASE", 0.3)
-    monkeypatch.setattr("proxy.edges.redis_look.LEASE", 0.3)
     monkeypatch.setattr("proxy.edges.redis_leases.RENEW", 0.1)
     return 0.3
 
@@ -225,7 +224,6 @@ async def test_a_holder_that_lives_is_waited_for_beyond_its_lease(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.edges.redis_leases.LEASE", 1.5)
-    monkeypatch.setattr("proxy.edges.redis_look.LEASE", 1.5)
     monkeypatch.setattr("proxy.edges.redis_leases.RENEW", 0.1)
     a, b = await fleet.instances(2)
     lead = await a.lead()

@@ -78,7 +78,6 @@ async def test_no_interleaving_gives_anybody_what_was_purged(
     fleet: Fleet, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.edges.redis_leases.LEASE", 0.05)
-    monkeypatch.setattr("proxy.edges.redis_look.LEASE", 0.05)
     monkeypatch.setattr("proxy.edges.redis_leases.RENEW", 0.02)
     walk = Walk(await fleet.instances(3), seed)
     await walk.go(600)
