@@ -17,19 +17,18 @@ from typing import Any, Final, Self
 
 from redis import ResponseError
 
+from proxy.edges.redis_entrance import Entrance, connect
 from proxy.edges.redis_own import Own
 from proxy.edges.redis_subscription import Subscription
 from proxy.edges.redis_topology import NOWHERE, Kind, Topology, parse_url
 from proxy.edges.redis_wire import (
     Address,
     Counters,
-    Entrance,
     Order,
     Taker,
     Unreachable,
     Wire,
     Word,
-    connect,
     pack,
     unpack,
 )

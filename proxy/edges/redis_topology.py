@@ -15,7 +15,8 @@ from urllib.parse import parse_qsl, unquote
 from redis import RedisError
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
-from proxy.edges.redis_wire import Address, Entrance, Unreachable, Wire, connect
+from proxy.edges.redis_entrance import Entrance, connect
+from proxy.edges.redis_wire import Address, Unreachable, Wire
 
 _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379

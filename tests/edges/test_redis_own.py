@@ -7,8 +7,9 @@ import pytest
 import redis
 
 from proxy.edges import redis_own
+from proxy.edges.redis_entrance import Entrance, connect
 from proxy.edges.redis_own import Own
-from proxy.edges.redis_wire import Counters, Entrance, Unreachable, Wire, connect
+from proxy.edges.redis_wire import Counters, Unreachable, Wire
 from tests.e2e.process import eventually
 from tests.redis_servers import HOST, Server, single
 

@@ -7,8 +7,9 @@ from typing import Final
 import pytest
 
 from proxy.edges import redis_subscription
+from proxy.edges.redis_entrance import Entrance, connect
 from proxy.edges.redis_subscription import Subscription
-from proxy.edges.redis_wire import Address, Counters, Entrance, Wire, connect
+from proxy.edges.redis_wire import Address, Counters, Wire
 from proxy.flow.background import Background
 from tests.e2e.process import eventually
 from tests.redis_servers import HOST, Relay, Server, single
