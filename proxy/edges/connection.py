@@ -325,8 +325,6 @@ class Connection(asyncio.Protocol, Generic[A]):
             self._asked = self._task = None
             self._told, self.sent = False, size
             self.put(head, tail)
-            if self._reading_paused:
-                self.flow_inbound()
             return
         self._open(head, tail, length=0, close=False)
         self.sent = size

@@ -12,8 +12,9 @@ from typing import Final
 
 from redis import ResponseError
 
-from proxy.edges.redis_link import Link, Script, Unreachable
+from proxy.edges.redis_link import Link, Unreachable
 from proxy.edges.redis_records import Layout, read_places
+from proxy.edges.redis_script import Script
 from proxy.flow.follower import Batch, Follower
 from proxy.flow.sharing import LogUnreachable, Places, Progress
 

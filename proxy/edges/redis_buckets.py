@@ -21,7 +21,7 @@ from zlib import crc32
 from redis import ResponseError
 
 from proxy.edges.redis_bucket_holder import NEVER, SHARE, TERM, Allowance, Balance, Holder, Statement
-from proxy.edges.redis_link import Script, Word
+from proxy.edges.redis_script import Script, Word
 
 MOST: Final = 20_000  # clients of one limit that are remembered here, about 16 MiB; Redis remembers the others
 SHARDS: Final = 16

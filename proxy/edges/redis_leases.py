@@ -9,7 +9,8 @@ from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
-from proxy.edges.redis_link import Link, Prepared, Script
+from proxy.edges.redis_link import Link
+from proxy.edges.redis_script import Prepared, Script
 from proxy.flow.invalidation import Subject
 from proxy.flow.ports import InvalidationView
 from proxy.rules.message import Headers

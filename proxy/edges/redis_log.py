@@ -16,8 +16,9 @@ from typing import Any, Final, Protocol
 from redis import ResponseError
 
 from proxy.edges.redis_acks import Acknowledgements
-from proxy.edges.redis_link import Call, Link, Script, Unreachable
+from proxy.edges.redis_link import Link, Unreachable
 from proxy.edges.redis_records import Layout, as_batch, read_answer, read_batch, source, write_body
+from proxy.edges.redis_script import Call, Script
 from proxy.flow.follower import PROMPT, Batch, Follower, Found, Heard, Outbox
 from proxy.flow.invalidation import InvalidationLog, Target
 from proxy.flow.ports import Clock

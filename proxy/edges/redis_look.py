@@ -1,6 +1,7 @@
 """One question to Redis, and the wait that it may lead to, for all claims in this process that have it."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto, unique
@@ -13,6 +14,8 @@ from proxy.edges.codec import Damaged, UnknownVersion
 from proxy.edges.redis_leases import Desk, Grant, Leases, Place
 from proxy.flow.sharing import Alone, Apart, Broken, Claim, Found, Lead, Rest, Wanted
 from proxy.rules.message import Entry, Headers, Reason
+
+_log = logging.getLogger(__name__)
 
 _ASKS: Final = 4  # questions in a row
 _AHEAD: Final = 0.05  # seconds for a record to come of which somebody else has heard already
@@ -65,7 +68,7 @@ class Look:
     _words: tuple[tuple[str, str], ...] = ()  # that came before the answer to the question
     _timer: asyncio.TimerHandle | None = None
     _claims: tuple[asyncio.Future[Outcome], ...] = ()
-    _takers: tuple[Callable[[Found | Rest], None], ...] = ()
+    _takers: tuple[tuple[Wanted, Callable[[Found | Rest], None]], ...] = ()
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class Look:
         vary: Headers,
         mode: Mode,
         on_over: Callable[["Look"], None],
-        go_on: Callable[["Look", Outcome], Rest],
+        go_on: Callable[[Wanted, "Look", Outcome], Rest],
     ) -> None:
         self.place, self.mode, self.wanted, self.known = place, mode, wanted, wanted.known
         self._desk, self._leases, self._vary, self._on_over, self._go_on = desk, leases, vary, on_over, go_on
@@ -91,11 +94,13 @@ class Look:
         finally:
             timer.cancel()
 
-    def then(self, take: Callable[[Found | Rest], None]) -> None:
+    def then(self, wanted: Wanted, take: Callable[[Found | Rest], None]) -> None:
         """Tell `take` what is found or how to go on, not from within this call: for one claim that is no task. What
-        Redis or a lease's end leads to is all that it waits for. It must not raise.
+        Redis or a lease's end leads to is all that it waits for.
+
+        What is `wanted` may be more than what this looks for: of all variants it is the request that selects one.
         """
-        self._takers = (*self._takers, take)
+        self._takers = (*self._takers, (wanted, take))
 
     def in_time(self, outcome: Outcome) -> Outcome:
         """What is left of it for a claim that has its turn only now."""
@@ -112,8 +117,7 @@ class Look:
 
     def ask(self, overtaken: str = "") -> None:
         """Ask Redis. `overtaken`: whose lease may be taken over."""
-        if self._asks:
-            self._wait_no_more()
+        self._wait_no_more()
         self._asks += 1
         self._overtaken = overtaken
         desk = self._desk
@@ -140,8 +144,11 @@ class Look:
         for claim in claims:
             if not claim.done():
                 claim.set_result(outcome)
-        for take in takers:
-            take(outcome if isinstance(outcome, Found) else self._go_on(self, outcome))
+        for wanted, take in takers:
+            try:
+                take(outcome if isinstance(outcome, Found) else self._go_on(wanted, self, outcome))
+            except Exception:  # noqa: BLE001 - a bug of whoever takes it, and the others wait
+                _log.exception("what came of a look could not be taken")
 
     def recheck(self) -> None:
         """The log has gone on: has it overtaken the fetch that this waits for, or come to where somebody else was?"""

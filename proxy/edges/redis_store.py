@@ -25,8 +25,9 @@ from redis import ResponseError
 from proxy.edges import codec
 from proxy.edges.codec import Packed
 from proxy.edges.redis_leases import Counters, Desk, Grant, Hold, Leases, Log, Spawn
-from proxy.edges.redis_link import Link, Script
+from proxy.edges.redis_link import Link
 from proxy.edges.redis_look import TAKE, Look, Mode, Next, Outcome, Pointer
+from proxy.edges.redis_script import Script
 from proxy.flow.sharing import Alone, Apart, Broken, Claim, Found, Lease, Rest, Wanted
 from proxy.rules.fields import selecting
 from proxy.rules.message import Entry, Headers, Reason
@@ -81,10 +82,10 @@ class RedisStore:
 
     def look(self, wanted: Wanted, then: Callable[[Found | Rest], None]) -> None:
         """See flow.sharing.SharedStore."""
-        self._look(wanted, (), TAKE).then(then)
+        self._look(wanted, (), TAKE).then(wanted, then)
 
-    def _begun(self, look: Look, outcome: Outcome) -> Rest:
-        return _Begun(partial(self._claim, look.wanted), look, outcome)
+    def _begun(self, wanted: Wanted, look: Look, outcome: Outcome) -> Rest:
+        return _Begun(partial(self._claim, wanted), look, outcome)
 
     async def claim(self, wanted: Wanted, within: float) -> Claim:
         """See flow.sharing.SharedStore."""

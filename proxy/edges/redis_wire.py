@@ -20,7 +20,7 @@ Word = bytes | str | int
 _POLL: Final = 0.002  # seconds in which the loop surely looks at its sockets once
 _LENIENCE: Final = 0.02  # seconds for which bytes that keep coming put off the verdict
 _MAX_UNSENT: Final = 16 << 20  # bytes; while the server does not take them, more is refused
-_WINDOW: Final = 256  # commands under way; what their replies take of the server's memory is bounded by it
+_WINDOW: Final = 256  # commands under way, or answered and not handed over: it bounds what their replies take
 _BULK: Final = 4 << 20  # bytes a second; replies that come as fast may take their time
 _LATE: Final = 0.005  # seconds after which our own loop was late to send
 _LONGEST: Final = 10  # deadlines that a caller waits at most, and a connection without bulk lives
@@ -173,7 +173,7 @@ class Wire(asyncio.Protocol):
             return
         order.excused = self._excused
         waiting = self._waiting
-        if len(waiting) < _WINDOW:
+        if len(waiting) + len(self._come) < _WINDOW and not self._queue:
             if not self._batch:
                 self._begin()
             self._batch.append(order.packed)
@@ -196,7 +196,7 @@ class Wire(asyncio.Protocol):
 
     def _refill(self) -> None:
         """Let those leave that waited for room, if they still wait."""
-        while self._queue and len(self._waiting) < _WINDOW and not self._stuffed and not self.lost:
+        while self._queue and len(self._waiting) + len(self._come) < _WINDOW and not self._stuffed and not self.lost:
             order = self._queue.popleft()
             self._queued -= len(order.packed)
             if not order.future.done():
@@ -331,8 +331,6 @@ class Wire(asyncio.Protocol):
         if nonsense:
             self._break("does not speak Redis's protocol")
             return
-        if self._queue:
-            self._refill()
         if self.on_push is None:
             self._counters.latency += (now - oldest - self._counters.latency) / 16
 
@@ -341,15 +339,19 @@ class Wire(asyncio.Protocol):
         been made of these, and clients go on while we do.
         """
         come = self._come
-        for _ in range(min(_SLICE, len(come))):
-            order, reply = come.popleft()
-            if reply.__class__ is ResponseError:
-                self.on_error(self, order, reply)
-            elif not order.future.done():
-                order.future.set_result(reply)
-        self._handing = bool(come)
-        if come:
-            self._loop.call_soon(self._hand_over)
+        try:
+            for _ in range(min(_SLICE, len(come))):
+                order, reply = come.popleft()
+                if reply.__class__ is ResponseError:
+                    self.on_error(self, order, reply)
+                elif not order.future.done():
+                    order.future.set_result(reply)
+        finally:  # whoever takes one may have a bug, and the others wait
+            self._handing = bool(come)
+            if come:
+                self._loop.call_soon(self._hand_over)
+            if self._queue:
+                self._refill()
 
     def _break(self, what: str, *, tell: bool = True) -> None:
         if self.lost:

@@ -73,7 +73,7 @@ class Elsewhere:
 
     def _looked(self, inquiry: _Inquiry, looked: Found | Rest) -> None:
         if not inquiry.client.resume(partial(self._go_on, inquiry, looked)):
-            self._answers.broken_off(self._visit(inquiry), inquiry.absent.plan.fwd)
+            self._answers.broken_off(self._visit(inquiry), None)  # the upstream was not asked
 
     def _go_on(self, inquiry: _Inquiry, looked: Found | Rest) -> Pending | None:
         if isinstance(looked, Found) and self._answer(inquiry, looked.entry):

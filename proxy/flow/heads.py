@@ -16,7 +16,7 @@ A = TypeVar("A", bound=Asked)
 HEADS: Final = 16 << 20  # bytes of heads of one kind of connection that are kept, per generation
 SECTIONS: Final = 4 << 20  # bytes of field lines alike
 LONG: Final = 2048  # bytes; heads longer than that are read every time
-_PER_HEAD: Final = 800  # bytes of objects around what is known of one head
+_PER_HEAD: Final = 1100  # bytes of objects around what is known of one head
 _PER_FIELD: Final = 350  # and around one of its fields
 _AT_ONCE: Final = 250  # heads freed at a time
 _WALKED: Final = 64  # heads kept between two collections

@@ -15,7 +15,7 @@ from proxy.flow.tracing import TraceSpan
 from proxy.rules.client import Networks
 from proxy.rules.keys import key_of, url_of
 from proxy.rules.lookup import Fetch, has_credentials, is_plain, on_request
-from proxy.rules.message import Entry, Fields, Reason, Request
+from proxy.rules.message import Entry, Fields, Reason, Request, held_once
 from proxy.rules.policy import KeyRule, Policy
 from proxy.rules.purging import PurgeRule
 from proxy.rules.quota import client_of
@@ -153,7 +153,7 @@ class Asked:
             return None
         apart, host = has_credentials(fields), self.request.host
         wanted = Wanted(self.key, lane.fingerprint, fields, apart, self.url, host, self.tags, float("-inf"))
-        return Absent(plan, wanted, shelf_of(lane, self.key, fields))
+        return Absent(held_once(plan), wanted, shelf_of(lane, self.key, fields))
 
     def takes(self, entry: Entry) -> bool:
         """Whether an entry that is fresh answers it, where it is plain, with nothing to decide."""

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, settings
 from redis import ResponseError
 
 from proxy.edges.redis_buckets import Desk, RedisBuckets
-from proxy.edges.redis_link import Script, Unreachable, Word
+from proxy.edges.redis_link import Unreachable
+from proxy.edges.redis_script import Script, Word
 
 EXAMPLES: Final = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import redis
 
-from proxy.edges.redis_link import Script
 from proxy.edges.redis_records import Layout, as_batch, read_answer, read_batch, source, write_body
+from proxy.edges.redis_script import Script
 from proxy.flow.follower import Batch, Follower, Found, Heard
 from proxy.flow.invalidation import InvalidationLog, Kind, Target
 from proxy.rules.message import Entry

@@ -8,7 +8,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.edges.redis_link import Script, Word
+from proxy.edges.redis_script import Script, Word
 from tests.edges.bucket_kit import EXAMPLES, Keeper, Model, Real
 
 SCRIPT: Final = Script.load("bucket")

@@ -10,8 +10,9 @@ from redis import ResponseError
 
 from proxy.edges import redis_acks
 from proxy.edges.redis_acks import Acknowledgements
-from proxy.edges.redis_link import Link, Script, Unreachable, Word
+from proxy.edges.redis_link import Link, Unreachable
 from proxy.edges.redis_records import Layout
+from proxy.edges.redis_script import Script, Word
 from proxy.flow.background import Background
 from proxy.flow.follower import Batch, Follower
 from proxy.flow.invalidation import InvalidationLog

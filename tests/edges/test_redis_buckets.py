@@ -8,7 +8,8 @@ import pytest
 from redis.crc import key_slot
 
 from proxy.edges.redis_buckets import Desk, RedisBuckets
-from proxy.edges.redis_link import Script, Unreachable, Word
+from proxy.edges.redis_link import Unreachable
+from proxy.edges.redis_script import Script, Word
 from proxy.flow.background import Background
 from tests.edges.bucket_kit import DEADLINE, Model, Process, World, settle
 

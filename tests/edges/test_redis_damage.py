@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.edges.redis_link import Script
+from proxy.edges.redis_script import Script
 from proxy.flow.sharing import Apart, Lead
 from tests.edges.fleet import Fleet, Instance, fleet_over, sealed, until
 from tests.edges.test_codec import JSON, NUMBERS, TERMS, paid

@@ -7,7 +7,8 @@ import pytest
 import redis
 import trustme
 
-from proxy.edges.redis_link import Call, Link, Unreachable
+from proxy.edges.redis_link import Link, Unreachable
+from proxy.edges.redis_script import Call
 from proxy.flow.background import Background
 from tests.edges.test_redis_topology import GET, linked, works
 from tests.redis_servers import HOST, single

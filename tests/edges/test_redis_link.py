@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import redis
 
-from proxy.edges.redis_link import Call, Link, Script, Unreachable
+from proxy.edges.redis_link import Link, Unreachable
+from proxy.edges.redis_script import Call, Script
 from proxy.edges.redis_wire import Address
 from proxy.flow.background import Background
 from tests.e2e.process import Late, eventually, free_port, in_time, timed

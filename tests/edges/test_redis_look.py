@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from proxy.flow.invalidation import Kind
-from proxy.flow.sharing import Alone, Apart, Broken, Found, Lead
+from proxy.flow.sharing import Alone, Apart, Broken, Found, Lead, Rest
 from proxy.rules.message import Reason
 from tests.e2e.process import Late, in_time, timed
-from tests.edges.fleet import KEY, LONG, PATIENCE, Fleet, fleet_over, until, validated, wanted
+from tests.edges.fleet import KEY, LONG, PATIENCE, Fleet, fleet_over, until, validated, varied, wanted
 from tests.redis_servers import Server, single
 
 
@@ -382,3 +382,57 @@ async def test_an_error_of_ours_is_counted_and_everybody_goes_alone(
     for key in (KEY, "http://h/large"):
         assert isinstance(await asyncio.wait_for(a.claim(wanted(key=key), LONG), PATIENCE), Apart)
     assert a.counters.damaged == 2
+
+
+async def test_who_looks_together_is_told_of_their_own_variant(fleet: Fleet) -> None:
+    a, b = await fleet.instances(2)
+    await a.kept(varied(a, b"deutsch", ("x", "de")))
+    await a.kept(varied(a, b"english", ("x", "en")))
+    told: list[Found | Rest] = []
+    for spoken in ("de", "en"):
+        b.store.look(wanted({"x": spoken}), told.append)
+    await until(lambda: len(told) == 2)
+    assert b.counters.reads == 1
+    claims = [await one.go_on(LONG) for one in told if not isinstance(one, Found)]
+    assert [claim.entry.body for claim in claims if isinstance(claim, Found)] == [(b"deutsch",), (b"english",)]
+
+
+async def test_a_lease_that_is_taken_over_while_records_come_is_the_one_that_ends(fleet: Fleet) -> None:
+    a, b = await fleet.instances(2)
+    await a.lead()
+    waiting, reads = await b.waiting(), b.counters.reads
+    b.applies(1)
+    b.applies(2, value="http://h/other")
+    claim = await waiting
+    assert isinstance(claim, Lead)
+    assert claim.lease.take()
+    assert b.counters.reads == reads + 1, "it was asked for once"
+    await b.kept(b.entry(b"new"), claim)
+    assert fleet.keys("l") == []
+
+
+async def test_whoever_cannot_take_what_came_of_a_look_keeps_nobody_else_from_it(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    (b,) = await fleet.instances(1)
+    told: list[Found | Rest] = []
+
+    def bug(_: Found | Rest) -> None:
+        raise RuntimeError
+
+    for take in (bug, told.append):
+        b.store.look(wanted(), take)
+    await until(lambda: bool(told))
+    assert "could not be taken" in caplog.text
+
+
+async def test_looks_of_two_kinds_for_the_same_are_told_apart_and_forgotten(fleet: Fleet) -> None:
+    a, b = await fleet.instances(2)
+    await a.lead()
+    asked, newer = wanted(), wanted(known=b.now())
+    claims = [await b.waiting(asked), await b.waiting(newer)]
+    assert len(b.store._under_way()) == 2  # noqa: SLF001 - nobody else knows
+    await a.kept(a.entry(), a.held[0])
+    for claim in claims:
+        await claim
+    await until(lambda: not b.store._looks)  # noqa: SLF001

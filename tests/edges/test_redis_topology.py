@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 
-from proxy.edges.redis_link import Call, Link, Script, Unreachable
+from proxy.edges.redis_link import Link, Unreachable
+from proxy.edges.redis_script import Call, Script
 from proxy.edges.redis_topology import Kind, RedisUrl, Tls, parse_url
 from proxy.flow.background import Background
 from tests.e2e.process import eventually

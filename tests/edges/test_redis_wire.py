@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -290,6 +291,48 @@ async def test_replies_that_have_come_count_though_the_connection_breaks(rig: Ri
     rig.time.settle()
     assert [one.result() for one in asked[:29]] == list(range(29))
     assert given_up(asked[29])
+
+
+async def test_a_bug_of_whoever_takes_a_reply_keeps_nobody_else_from_theirs(rig: Rig) -> None:
+    told: list[int] = []
+
+    def take(n: int, *_: object) -> None:
+        if n == 13:
+            raise RuntimeError
+        told.append(n)
+
+    for n in range(20):
+        rig.wire.send(Order(pack(("PING",)), rig.time.now, Taker(partial(take, n))))
+    rig.time.tick()
+    rig.wire.data_received(OK * 20)
+    with pytest.raises(RuntimeError):
+        rig.time.settle()
+    rig.time.settle()
+    assert told == [n for n in range(20) if n != 13]
+    (late,) = rig.ask()
+    rig.wire.data_received(OK)
+    assert await late == b"OK"
+
+
+async def test_no_more_replies_lie_here_than_may_be_under_way(rig: Rig) -> None:
+    asked = rig.ask(WINDOW + 3000)
+    for turn in range(12):
+        rig.wire.data_received(OK * (WINDOW if turn == 0 else 12))
+        rig.time.tick()
+        told = sum(one.done() for one in asked)
+        assert sum(write.count(b"ECHO") for write in rig.transport.writes) <= told + WINDOW
+
+
+async def test_whoever_asks_for_more_where_a_reply_comes_waits_behind_those_in_the_queue(rig: Rig) -> None:
+    def more(*_: object) -> None:
+        rig.wire.order("PING")
+
+    rig.wire.send(Order(pack(("GET", "k")), rig.time.now, Taker(more)))
+    rig.ask(WINDOW + 5)
+    rig.wire.data_received(OK * 2)
+    rig.time.settle()
+    assert rig.transport.writes[-1].count(b"ECHO") == 2
+    assert b"PING" not in b"".join(rig.transport.writes)
 
 
 async def test_who_gives_up_in_the_queue_is_never_sent(rig: Rig) -> None:

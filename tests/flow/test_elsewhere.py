@@ -15,6 +15,7 @@ from proxy.rules.wire import field_lines
 from tests.flow.kit import ETAG, FRESH, PLAIN, STALEABLE, FakeClient, World, request
 from tests.flow.test_fleet import FakeShared, elsewhere, fleet
 from tests.flow.test_hits import LARGE, REQUESTS, RESPONSES, STAMP
+from tests.flow.test_limiter import Limited, quota
 from tests.flow.test_traced import FakeSpan
 
 GETS: Final = [pytest.param(asking, id=name) for name, (asking, method) in REQUESTS.items() if method == "GET"]
@@ -202,10 +203,11 @@ class Part(FakeSpan):
         self.outcome = outcome
 
 
-async def test_it_is_told_in_a_trace_and_takes_no_task_for_it() -> None:
+@pytest.mark.parametrize("limited", [False, True])
+async def test_it_is_told_in_a_trace_once_and_takes_no_task_for_it(*, limited: bool) -> None:
     entry = await elsewhere(FRESH)
-    w, shared = fleet()
-    async with w:
+    shared = FakeShared()
+    async with Limited(quota(), shared=shared) if limited else World(shared=shared) as w:
         span, client = Recorded(), FakeClient()
         client.run = w.run
         w.clients.append(client)
@@ -216,3 +218,18 @@ async def test_it_is_told_in_a_trace_and_takes_no_task_for_it() -> None:
         assert (client.done, client.task) == (True, None)
         assert [(step, part.outcome) for step, part in span.steps] == [(Step.LOOK_UP, "absent"), (Step.SHARED, "found")]
         assert span.answers == [200]
+
+
+async def test_who_finds_a_fetch_under_way_here_asks_nobody_else() -> None:
+    w, shared = fleet()
+    async with w:
+        first = w.ask()
+        await w.idle()
+        shared.say(Apart())
+        await w.idle()
+        second = w.ask()
+        await w.idle()
+        assert len(shared.asked) == 1
+        w.last.reply(FRESH, body=b"ours")
+        await w.idle()
+        assert (first.got, second.got) == (b"ours", b"ours")

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.edges.buckets import LocalBuckets
 from proxy.flow.limiter import Limit
-from proxy.flow.sharing import Found
+from proxy.flow.sharing import Apart, Found
 from proxy.rules.message import Reason
 from proxy.rules.quota import By, GateRule, Quota
 from tests.flow.kit import FRESH, PLAIN, STALEABLE, FakeClient, World, request
@@ -110,6 +110,32 @@ async def test_an_answer_from_the_shared_store_costs_a_hit() -> None:
         shared.say(Found(entry))
         await w.idle()
         assert client.got == b"theirs"
+        assert w.spent() == 0.25
+
+
+async def test_an_answer_from_the_shared_store_is_told_what_is_left_and_takes_no_task() -> None:
+    entry = await elsewhere(FRESH)
+    shared = FakeShared()
+    async with Limited(quota(), shared=shared) as w:
+        client, work = w.plan()
+        assert work is None
+        await w.idle()
+        shared.say(Found(entry))
+        await w.idle()
+        assert (client.done, client.task) == (True, None)
+        assert client.fields["ratelimit"].startswith('"all";r=')
+        assert client.fields["ratelimit-policy"] == w.ask().fields["ratelimit-policy"]
+
+
+async def test_who_leaves_before_the_upstream_is_asked_pays_a_hit() -> None:
+    shared = FakeShared()
+    async with Limited(quota(), shared=shared) as w:
+        client = w.ask()
+        await w.idle()
+        client.leave()
+        shared.say(Apart())
+        await w.idle()
+        assert w.calls == []
         assert w.spent() == 0.25
 
 
