@@ -1,10 +1,8 @@
 """Builds everything from Settings, and owns start, reload and stop."""
 
 import asyncio
-import gc
 import logging
 import os
-import resource
 import signal
 import socket
 import ssl
@@ -54,6 +52,7 @@ from proxy.flow.purge import Purge
 from proxy.flow.tally import Tallies
 from proxy.flow.throttle import Throttle
 from proxy.flow.traced import Traced
+from proxy.process import raise_file_limit, spare_the_collector, trouble_the_collector
 from proxy.rules.message import Reason
 from proxy.settings import ServerTls, Settings
 from proxy.sites import Sites
@@ -67,6 +66,7 @@ RECLAIM_STEP = 0.02  # seconds between two steps of a walk through memory
 RECLAIM_REST = 5.0  # and before each walk
 _POLL = 0.05  # seconds between looks while draining
 _CERTIFICATE_POLL = 2.0  # seconds between looks at the certificate files
+_OTHER_FILES = 64  # beside connections
 
 
 def run(settings: Settings, reload: Callable[[], Settings]) -> int:
@@ -184,7 +184,8 @@ class App:
     async def start(self) -> None:
         """Listen. Raises OSError where an address is taken or unknown, it or ValueError for an unusable certificate."""
         settings = self.settings
-        _raise_file_limit(settings)
+        connections = settings.limits.max_connections + sum(u.max_connections for u in settings.upstreams.values())
+        raise_file_limit(connections + _OTHER_FILES)
         context = None
         if settings.tls is not None:
             seen = _stamp(settings.tls)
@@ -201,7 +202,7 @@ class App:
             port = await self.listener.listen(host, port, context, reuse_port=self._berth is not None)
         self._serving = True
         self._reclaim(iter(()), 0)
-        _spare_the_collector()
+        spare_the_collector()
         if self._berth is None:
             announce(settings, port)
 
@@ -272,8 +273,7 @@ class App:
             self.journal.close()
         if self.tracing is not None:
             await self.tracing.close()
-        if _freeze_survivors in gc.callbacks:
-            gc.callbacks.remove(_freeze_survivors)
+        trouble_the_collector()
 
     def _sources(self) -> Sources:
         """Where what is counted is to be found."""
@@ -391,21 +391,6 @@ def _tracing(instance: str, now: Callable[[], float]) -> "OpenTelemetry | None":
     return start(version("readthrough"), instance, now)
 
 
-def _spare_the_collector() -> None:
-    """Entries live long and hold no cycles: to walk them all again and again would stop the loop, for longer with
-    every entry. So what a full collection has looked at once is not looked at again, and collections are small.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(1_000, 5, 1)
-    gc.callbacks.append(_freeze_survivors)
-
-
-def _freeze_survivors(phase: str, info: dict[str, int]) -> None:
-    if phase == "stop" and info["generation"] == 2:
-        gc.freeze()
-
-
 def _stamp(tls: ServerTls) -> tuple[float, ...]:
     return tls.certificate.stat().st_mtime, tls.key.stat().st_mtime
 
@@ -415,20 +400,6 @@ async def _either(event: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(event.wait(), seconds)
     except TimeoutError:
         return
-
-
-def _raise_file_limit(settings: Settings) -> None:
-    """Every connection is an open file: lift the soft limit to what is configured, or say it is too low."""
-    needed = settings.limits.max_connections + sum(u.max_connections for u in settings.upstreams.values()) + 64
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    ceiling = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
-    if ceiling < needed:
-        _log.warning(
-            "only %d files may be open where the configured connections need %d: raise ulimit -n", ceiling, needed
-        )
 
 
 def _request_ids() -> Callable[[], str]:
