@@ -74,7 +74,14 @@ class Exchange:
         head = said[2]
         limiter = asked.limiter
         if limiter is not None:
-            limits = limiter.hit(asked.payers, client.peer, now)
+            take, payer = limiter.only, asked.payers[0]
+            if payer is None:
+                payer = limiter.clients.get(client.peer)
+            if take is None or payer is None:
+                limits = limiter.hit(asked.payers, client.peer, now)
+            else:  # as `hit` does: one call less is a twentieth of what it takes to answer
+                left = take(payer, limiter.cost, now)
+                limits = limiter.last if left is not None and limiter.low <= left < limiter.high else limiter.tell(left)
             if limits is None:
                 return False
             head += limits

@@ -103,16 +103,34 @@ class _Bill:
 class Limiter:
     """The limits of one route. Every one of them is paid, or none; but where all that refuse would have what is stored
     served instead, the others are paid for that. `now` gives monotonic seconds.
+
+    What most hits need is at hand for whoever answers them: `only` takes from the only limit, None where there are
+    several, and `cost` is what a hit costs; `clients` has those that peers count as. `last` is what was told last, and
+    is to be told again while from `low` to below `high` tokens are left.
     """
 
-    __slots__ = ("_clients", "_hit", "_lines", "_now", "_refused", "_route", "_said", "_take", "limits")
+    __slots__ = (
+        "_lines",
+        "_now",
+        "_refused",
+        "_route",
+        "_said",
+        "clients",
+        "cost",
+        "high",
+        "last",
+        "limits",
+        "low",
+        "only",
+    )
 
     def __init__(self, route: str, limits: Sequence[Limit], refused: HotKeys, now: Callable[[], float]) -> None:
         self.limits, self._refused, self._route, self._now = tuple(limits), refused, route, now
         quotas = [limit.quota for limit in limits]
-        # What every hit asks for, and what most of them are answered with.
-        self._take, self._hit = limits[0].buckets.take if len(limits) == 1 else None, quotas[0].hit
-        self._clients: dict[str, str] = {}  # by peer
+        self.only, self.cost = limits[0].buckets.take if len(limits) == 1 else None, quotas[0].hit
+        self.clients: dict[str, str] = {}
+        self.low = self.high = -1.0
+        self.last = b""
         self._said: dict[int, bytes] = {}  # by tokens left
         policy = ", ".join([f'"{q.name}";q={int(q.burst)};w={max(1, ceil(q.burst / q.rate - _CLOSE))}' for q in quotas])
         said = ", ".join(['"{}";r=%d;t=%d'.format(q.name.replace("%", "%%")) for q in quotas])
@@ -120,8 +138,7 @@ class Limiter:
 
     def hit(self, payers: Payers, peer: str, now: float) -> bytes | None:
         """Pay for an answer from the cache: what it says of that, or None where that cannot be done here and now."""
-        take = self._take
-        if take is None:
+        if self.only is None:
             bills = self._bills(payers, peer, miss=False)
             if _take(bills, now) is _Outcome.PAID:
                 return self._told(bills)
@@ -129,18 +146,27 @@ class Limiter:
             return None
         payer = payers[0]
         if payer is None:
-            payer = self._clients.get(peer) or self._client(peer)
-        left = take(payer, self._hit, now)
-        if left is None or left < 0:
-            return None
-        whole = int(left + _CLOSE) if left < _MANY else int(left) & _COARSE
-        return self._said.get(whole) or self._say(whole)
+            payer = self.clients.get(peer) or self._client(peer)
+        return self.tell(self.only(payer, self.cost, now))
 
     def _client(self, peer: str) -> str:
-        if len(self._clients) >= _MANY:
-            self._clients.clear()
-        client = self._clients[peer] = self.limits[0].client(None, peer)
+        if len(self.clients) >= _MANY:
+            self.clients.clear()
+        client = self.clients[peer] = self.limits[0].client(None, peer)
         return client
+
+    def tell(self, left: float | None) -> bytes | None:
+        """What an answer says of that which `only` gave; None where it was not paid."""
+        if left is None or left < 0:
+            return None
+        if left < _MANY:
+            whole = int(left + _CLOSE)
+            self.low, self.high = whole - _CLOSE, whole + 1 - _CLOSE
+        else:
+            whole = int(left) & _COARSE
+            self.low, self.high = whole, whole - _COARSE
+        self.last = self._said.get(whole) or self._say(whole)
+        return self.last
 
     def _say(self, left: int) -> bytes:
         if len(self._said) >= _MANY:

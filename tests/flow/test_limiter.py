@@ -202,6 +202,31 @@ async def test_what_is_left_is_not_rounded_away(uptime: float) -> None:
         assert (refused.status, refused.fields["ratelimit"]) == (429, '"all";r=0;t=10800')
 
 
+class Told(LocalBuckets):
+    """Buckets in which there is always what they were told."""
+
+    now_left = 0.0
+
+    def take(self, client: str, cost: float, now: float) -> float:  # noqa: ARG002 - as its base
+        return self.now_left
+
+
+async def test_a_hit_says_of_what_is_left_what_any_other_answer_says() -> None:
+    all_of_them = quota(burst=1e6)
+    buckets = Told(all_of_them.rate, all_of_them.burst, _unasked)
+    async with World(limits=[Limit(all_of_them, buckets)]) as w:
+        await fetched(w, FRESH)
+        lefts = [0.0, 0.9, 0.9999995, 1.0, 1.2, 0.2, 41.0, 40.99, 4095.5, 4095.9999999, 4096.0, 4096.9, 4100.0, 4159.9]
+        for left in [*lefts, 4160.0, 4095.0, 999_999.9, 999_936.0, 999_935.9, 1.0, *reversed(lefts)]:
+            buckets.now_left = left
+            client = w.ask()
+            limiter = w.exchange.site.lanes["all"].limiter
+            assert limiter is not None
+            permit = limiter.pay((None,), ME, 0.0, miss=False)
+            assert permit is not None
+            assert permit.told in client.raw, f"of {left}"
+
+
 async def test_of_several_limits_all_are_paid_or_none_and_the_longest_wait_is_told() -> None:
     async with Limited(quota(), quota("day", rate=0.01, burst=3.0)) as w:
         await fetched(w, FRESH)
