@@ -164,7 +164,7 @@ class Limiter:
             self.low, self.high = whole - _CLOSE, whole + 1 - _CLOSE
         else:
             whole = int(left) & _COARSE
-            self.low, self.high = whole, whole - _COARSE
+            self.low, self.high = float(whole), float(whole - _COARSE)  # of floats alone they are compared fast
         self.last = self._said.get(whole) or self._say(whole)
         return self.last
 
