@@ -67,8 +67,6 @@ class Look:
     _ahead: tuple[int, bytes] | None = None  # or for the log: its position, and a value
     _words: tuple[tuple[str, str], ...] = ()  # that came before the answer to the question
     _timer: asyncio.TimerHandle | None = None
-    _claims: tuple[asyncio.Future[Outcome], ...] = ()
-    _takers: tuple[tuple[Wanted, Callable[[Found | Rest], None]], ...] = ()
 
     def __init__(
         self,
@@ -83,11 +81,13 @@ class Look:
     ) -> None:
         self.place, self.mode, self.wanted, self.known = place, mode, wanted, wanted.known
         self._desk, self._leases, self._vary, self._on_over, self._go_on = desk, leases, vary, on_over, go_on
+        self._claims: list[asyncio.Future[Outcome]] = []
+        self._takers: list[tuple[Wanted, Callable[[Found | Rest], None]]] = []
 
     async def outcome(self, until: float) -> Outcome:
         """What comes of it, for one claim; Apart where nothing has come of it by then, by the loop's clock."""
         claim: asyncio.Future[Outcome] = self._desk.loop.create_future()
-        self._claims = (*self._claims, claim)
+        self._claims.append(claim)
         timer = self._desk.loop.call_at(until, _let_go, claim)
         try:
             return self.in_time(await claim)
@@ -100,7 +100,7 @@ class Look:
 
         What is `wanted` may be more than what this looks for: of all variants it is the request that selects one.
         """
-        self._takers = (*self._takers, (wanted, take))
+        self._takers.append((wanted, take))
 
     def in_time(self, outcome: Outcome) -> Outcome:
         """What is left of it for a claim that has its turn only now."""
@@ -140,7 +140,7 @@ class Look:
         self._on_over(self)
         self.position = self._desk.log.position
         claims, takers = self._claims, self._takers
-        self._claims = self._takers = ()
+        self._claims, self._takers = [], []
         for claim in claims:
             if not claim.done():
                 claim.set_result(outcome)
