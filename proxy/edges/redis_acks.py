@@ -94,13 +94,14 @@ class Acknowledgements:
                 if progress is None or not progress.pending:
                     return progress
                 missing = set(progress.pending)
+                left = end - self._now()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(min(pause, end - self._now())):
+                    async with asyncio.timeout(min(pause, left)):
                         while missing:
                             await watch.news.wait()
                             watch.news.clear()
                             missing -= watch.applied.keys()
-                if not missing or self._now() >= end:
+                if not missing or left <= pause:  # not by the clock again: a timer may come a little early
                     pending = tuple([name for name in progress.pending if name in missing])
                     return Progress({**progress.applied, **watch.applied}, pending)
                 pause = min(pause * 2, ASK_AGAIN[1])

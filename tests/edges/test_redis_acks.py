@@ -149,6 +149,16 @@ async def test_who_acknowledges_another_batch_is_still_waited_for(one: One) -> N
 
 
 @pytest.mark.usefixtures("one_look")
+async def test_a_timer_that_comes_early_leads_to_no_other_look() -> None:
+    one = One()
+    one.acks = Acknowledgements(one.link, one.layout, one.at, lambda: 0.0)
+    waiting = one.waits("x", 0.01)
+    await one.link.answer([], [b"b"])
+    assert await asyncio.wait_for(waiting, LONG) == Progress({}, ("b",))
+    assert len(one.link.asked) == 1
+
+
+@pytest.mark.usefixtures("one_look")
 async def test_what_is_heard_during_a_look_counts(one: One) -> None:
     waiting = one.waits("x")
     await eventually(lambda: bool(one.link.asked), "it looks")
