@@ -79,7 +79,7 @@ class Look:
         on_over: Callable[["Look"], None],
         go_on: Callable[[Wanted, "Look", Outcome], Rest],
     ) -> None:
-        self.place, self.mode, self.wanted, self.known = place, mode, wanted, wanted.known
+        self.place, self.mode, self._wanted, self.known = place, mode, wanted, wanted.known
         self._desk, self._leases, self._vary, self._on_over, self._go_on = desk, leases, vary, on_over, go_on
         self._claims: list[asyncio.Future[Outcome]] = []
         self._takers: list[tuple[Wanted, Callable[[Found | Rest], None]]] = []
@@ -216,7 +216,7 @@ class Look:
 
     def _read(self, value: bytes, now_ms: int, then: Callable[[bytes, Entry | None], None]) -> None:
         """Go on with the entry in a value, None where that cannot be read."""
-        desk, wanted = self._desk, self.wanted
+        desk, wanted = self._desk, self._wanted
         asked = codec.Asked(wanted.key, wanted.policy, self._vary, desk.now(), now_ms, desk.log.at)
         if codec.is_heavy(value):
             desk.spawn(self._read_heavy(value, asked, then), "large value")
@@ -318,7 +318,7 @@ class Look:
         if self._holder is None:
             return False
         since = self._desk.log.at(self._holder[1], self._holder[2])
-        return since <= self._desk.log.position and self._desk.log.overtaken(self.wanted, since)
+        return since <= self._desk.log.position and self._desk.log.overtaken(self._wanted, since)
 
     def _heed(self, token: str, word: str) -> None:
         kind, _, rest = word.partition(" ")

@@ -204,12 +204,26 @@ class Answers:
     ) -> None:
         seconds = self._clock.now() - began
         self.tallies.note(route or "", request.method, status, account, client.sent, seconds)
-        if self.journal is None:
-            return
-        wall = self._clock.wall()
-        self.journal.record(
-            Outcome(wall, client.peer, request, request_id, route, status, account, client.sent, seconds, complete)
-        )
+        self.tell(request, client, route, request_id, status, account, seconds, complete=complete)
+
+    def tell(
+        self,
+        request: Request,
+        client: Client,
+        route: str | None,
+        request_id: str,
+        status: int,
+        account: Account,
+        seconds: float,
+        *,
+        complete: bool,
+    ) -> None:
+        """Tell the journal, of what is counted already, if there is one."""
+        if self.journal is not None:
+            wall, sent = self._clock.wall(), client.sent
+            self.journal.record(
+                Outcome(wall, client.peer, request, request_id, route, status, account, sent, seconds, complete)
+            )
 
     def _account(self, visit: Visit, account: Account) -> bytes:
         lane, permit = visit.lane, visit.permit

@@ -12,7 +12,7 @@ from proxy.flow.answers import Answers, Pending
 from proxy.flow.flights import Flights
 from proxy.flow.invalidation import InvalidationLog
 from proxy.flow.limiter import Permit
-from proxy.flow.ports import Client, Clock, Outcome, Store
+from proxy.flow.ports import Client, Clock, Store
 from proxy.flow.relay import Relay
 from proxy.flow.sharing import Found, Rest, SharedStore
 from proxy.flow.site import Absent, Asked, Lane, Visit, visit_of
@@ -49,7 +49,7 @@ class Elsewhere:
         clock: Clock,
     ) -> None:
         self._store, self._log, self._flights, self._shared = store, log, flights, shared
-        self._relay, self._answers, self._clock, self._now = relay, answers, clock, clock.now
+        self._relay, self._answers, self._now = relay, answers, clock.now
 
     def look(self, asked: Asked, client: Client, now: float, permit: Permit | None, span: TraceSpan | None) -> bool:
         """Have it answered when word comes; False where there is nobody to ask, or more to think of."""
@@ -100,20 +100,11 @@ class Elsewhere:
         seconds, saved = self._now() - inquiry.now, entry.terms.fetch_seconds
         self._answers.tallies.shared(lane.route.name, asked.request.method, status, asked.key, sent, saved, seconds)
         if self._answers.journal is not None or inquiry.span is not None:
-            self._tell(inquiry, status, int(left), sent, seconds)
+            own_id, account = asked.fields.get("x-request-id", ""), Account(Reason.SHARED_STORE, int(left))
+            self._answers.tell(asked.request, client, lane.route.name, own_id, status, account, seconds, complete=True)
+            if inquiry.span is not None:
+                inquiry.span.answered(status, account, complete=True)
         return True
-
-    def _tell(self, inquiry: _Inquiry, status: int, ttl: int, sent: int, seconds: float) -> None:
-        request, client, journal = inquiry.asked.request, inquiry.client, self._answers.journal
-        account = Account(Reason.SHARED_STORE, ttl)
-        if journal is not None:
-            own_id, route = request.fields.get("x-request-id", ""), inquiry.lane.route.name
-            wall = self._clock.wall()
-            journal.record(
-                Outcome(wall, client.peer, request, own_id, route, status, account, sent, seconds, complete=True)
-            )
-        if inquiry.span is not None:
-            inquiry.span.answered(status, account, complete=True)
 
     def _visit(self, inquiry: _Inquiry) -> Visit:
         ids, permit, span = self._answers.request_ids, inquiry.permit, inquiry.span
